@@ -1,0 +1,41 @@
+"""Text for people: the only module of the CLI that lays out errors, tables and sizes.
+
+Data goes to stdout, everything else to stderr, so that output can be piped.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from ..errors import ConiferError
+
+
+def error(problem: ConiferError) -> None:
+    """Fact, what was tried, one next command; on stderr."""
+    click.echo(f"{click.style('Error:', fg='red', bold=True)} {problem.fact}", err=True)
+    for number, attempt in enumerate(problem.tried):
+        click.echo(f"  {'tried:' if number == 0 else '      '} {attempt}", err=True)
+    if problem.hint:
+        click.echo(f"\n{click.style('hint:', fg='cyan')} {problem.hint}", err=True)
+
+
+def notice(text: str) -> None:
+    """One line to the person, on stderr."""
+    click.echo(text, err=True)
+
+
+def as_json(value: Any) -> None:
+    json.dump(value, sys.stdout, indent=2, ensure_ascii=False)
+    sys.stdout.write("\n")
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Columns padded to their widest cell; readable without colour, greppable."""
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+    for row in (header, *rows):
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -1,0 +1,1 @@
+"""Graphs, weights, carry and cache: what an architecture file is executed by."""

@@ -1,0 +1,1 @@
+"""All cffi lives here: ggml and the kernel plugins."""

@@ -1,0 +1,1 @@
+"""The Runtime protocol, its two implementations, and the one place that chooses between them."""

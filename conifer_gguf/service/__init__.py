@@ -1,0 +1,1 @@
+"""What the CLI and the web share, with neither click nor Flask."""

@@ -1,0 +1,1 @@
+"""What is known (the catalog), how it gets here (downloads), what is here (the library)."""

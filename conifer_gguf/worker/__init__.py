@@ -1,0 +1,1 @@
+"""The engine process and what generates text in it or in-process."""
