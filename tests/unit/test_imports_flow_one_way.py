@@ -28,6 +28,7 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 # Where two of one set meet on purpose, with the reason.
 ALLOWED = {
+    ("errors", "settings"): "errors state sizes in people's units",
     ("cli", "web"): "`serve` starts the web application",
     ("worker", "store"): "load(NAME) finds the file of a model by its name",
     ("native_api", "ops"): "a kernel is loaded together with the contract of its op",
