@@ -1,0 +1,28 @@
+"""Keeps llama.cpp's log: nothing reaches the terminal, its last lines explain a failure."""
+
+from __future__ import annotations
+
+import ctypes
+from collections import deque
+
+import llama_cpp.llama_cpp as lib
+
+_lines: deque[str] = deque(maxlen=40)
+WARNING = 3  # ggml_log_level: 1 debug, 2 info, 3 warning, 4 error, 5 continues the line before
+
+
+@lib.llama_log_callback
+def _keep(level: int, text: bytes, _user: ctypes.c_void_p) -> None:
+    line = text.decode("utf-8", "replace").strip()
+    if level >= WARNING and line and level != 5:
+        _lines.append(line)
+
+
+def install() -> None:
+    """Send llama.cpp's log here. Any number of times; affects the whole process."""
+    lib.llama_log_set(_keep, ctypes.c_void_p(0))
+
+
+def last_words(n: int = 3) -> str:
+    """The last warnings and errors, newest last."""
+    return "; ".join(list(_lines)[-n:]) or "llama.cpp gave no reason"
