@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,8 +96,11 @@ class Runtime(Protocol):
 
     def snapshot(self, sequence: SequenceId) -> Snapshot: ...
 
-    def restore(self, snapshot: Snapshot) -> SequenceId:
+    def restore(self, snapshot: Any) -> SequenceId:
         """Open a sequence at the snapshot's position; its next logits are those of the original, bit for bit."""
+
+    def trim(self, sequence: SequenceId, n_tokens: int) -> bool:
+        """Drop everything after the first `n_tokens`; False, and nothing dropped, where a carry forbids it."""
 
     def close(self, sequence: SequenceId) -> None: ...
 
