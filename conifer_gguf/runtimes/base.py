@@ -20,7 +20,7 @@ CacheType = Literal["f16", "f32", "q8_0"]
 
 @dataclass(frozen=True)
 class RuntimeInfo:
-    """Facts fixed at load. `n_ctx` counts tokens per sequence."""
+    """Facts fixed at load. `n_ctx` counts tokens per sequence; `can_trim` is False where a carry can't be rolled back."""
 
     name: Literal["llama.cpp", "hybrid"]
     architecture: str
@@ -29,6 +29,7 @@ class RuntimeInfo:
     n_threads: int
     cache_type: CacheType
     max_sequences: int
+    can_trim: bool
 
 
 class Vocabulary(Protocol):
@@ -50,6 +51,9 @@ class Vocabulary(Protocol):
 
     def is_end(self, token: int) -> bool:
         """True for every token that ends a generation (end of text, end of turn)."""
+
+    def is_control(self, token: int) -> bool:
+        """True for a token that only `parse_special` makes from text, such as `<|im_end|>`."""
 
 
 class Snapshot(Protocol):

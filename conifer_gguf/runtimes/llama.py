@@ -70,6 +70,7 @@ class LlamaRuntime:
             n_threads=n_threads,
             cache_type=cache_type,
             max_sequences=max_sequences,
+            can_trim=not (lib.llama_model_is_recurrent(self._model) or lib.llama_model_is_hybrid(self._model)),
         )
         self._length: dict[SequenceId, int] = {}
         self._broken: set[SequenceId] = set()
@@ -209,7 +210,7 @@ class LlamaRuntime:
         self._refuse_broken(sequence)
         if n_tokens == self._length[sequence]:
             return True
-        if not lib.llama_memory_seq_rm(self._memory, sequence, n_tokens, -1):
+        if not self.info.can_trim or not lib.llama_memory_seq_rm(self._memory, sequence, n_tokens, -1):
             return False
         self._length[sequence] = n_tokens
         return True

@@ -71,6 +71,9 @@ class LlamaVocabulary:
     def is_end(self, token: int) -> bool:
         return bool(lib.llama_vocab_is_eog(self._vocab, token))
 
+    def is_control(self, token: int) -> bool:
+        return bool(lib.llama_vocab_is_control(self._vocab, token))
+
 
 def _token(value: int) -> int | None:
     return None if value == NO_TOKEN else int(value)
