@@ -63,6 +63,13 @@ class Loop:
         """Stop a request at the end of the running step. Any thread."""
         self._cancelled.add(request_id)
 
+    def close(self) -> None:
+        """Drop every request and every sequence; the runtime lives on."""
+        self._queue.clear()
+        for active in list(self._active.values()):
+            self._remove(active, keep=False)
+        self._cache.close()
+
     def step(self) -> list[Event]:
         """Advance everything once. Native work happens here and nowhere else."""
         events: list[Event] = []

@@ -76,6 +76,13 @@ class PrefixCache:
         self._in_use -= 1
         self._runtime.close(sequence)
 
+    def close(self) -> None:
+        """Close what is parked and forget the snapshots."""
+        for sequence in self._parked:
+            self._runtime.close(sequence)
+        self._parked.clear()
+        self._marks.clear()
+
     def _best_parked(self, known: list[int]) -> tuple[SequenceId | None, int]:
         best: tuple[SequenceId | None, int] = (None, 0)
         for sequence, held in self._parked.items():

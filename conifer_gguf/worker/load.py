@@ -1,0 +1,65 @@
+"""From a model file to a runtime that is ready: verify, choose, size the window, load."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from ..engine import memory
+from ..errors import BadRequest
+from ..gguf import read_header
+from ..runtimes.base import CacheType, Runtime
+from ..runtimes.choose import Choice, choose
+from ..runtimes.llama import LlamaRuntime
+from ..runtimes.threads import default_threads
+
+DEFAULT_WINDOW = 32_768  # tokens; a longer window is asked for with n_ctx
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    runtime: Runtime
+    choice: Choice
+    plan: memory.Plan
+
+
+def open_runtime(
+    path: Path,
+    name: str,
+    *,
+    runtime: str = "auto",
+    n_ctx: int | None = None,
+    n_threads: int | None = None,
+    cache_type: str = "f16",
+    max_sequences: int = 1,
+) -> LoadedModel:
+    """Load a model file.
+
+    Raises BadModelFile before native code sees a file that is not sound, DoesNotFit before anything is allocated,
+    BadRequest for a value that makes no sense.
+    """
+    if cache_type not in get_args(CacheType):
+        raise BadRequest(f"`{cache_type}` is not a cache type; there are {', '.join(get_args(CacheType))}", "cache_type")
+    for parameter, value in (("n_ctx", n_ctx), ("n_threads", n_threads)):
+        if value is not None and value < 1:
+            raise BadRequest(f"`{parameter}` is {value}, at least 1 is needed", parameter)
+    header = read_header(path)
+    choice = choose(header, name, runtime)
+    shape = memory.geometry(header)
+    plan = memory.fit(
+        name,
+        shape,
+        n_ctx=n_ctx,
+        cache_type=cache_type,
+        n_sequences=max_sequences,
+        default_limit=DEFAULT_WINDOW,
+    )
+    loaded = LlamaRuntime(
+        path,
+        n_ctx=plan.n_ctx,
+        n_threads=n_threads or default_threads(),
+        cache_type=cache_type,  # type: ignore[arg-type]  # checked against CacheType above
+        max_sequences=max_sequences,
+    )
+    return LoadedModel(loaded, choice, plan)

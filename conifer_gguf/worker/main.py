@@ -1,0 +1,86 @@
+"""The engine process: `python -m conifer_gguf.worker.main`, messages on stdin and stdout.
+
+It dies with its parent, because its input ends then, and also in the middle of a step. Anything that native code
+prints goes to stderr, whose last lines the parent keeps as the last words of a process that died.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import BinaryIO, NoReturn
+
+from ..errors import ConiferError
+from .load import LoadedModel, open_runtime
+from .loop import Loop
+from .messages import Cancel, Failed, Generate, Load, Loaded, Message, decode, encode
+
+
+def main() -> NoReturn:
+    # A stray print of a library must not reach the pipe: keep the real stdout, point descriptor 1 at stderr.
+    pipe = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which cancels
+    load = decode(sys.stdin.buffer.readline())
+    assert isinstance(load, Load)
+    started = time.perf_counter()
+    try:
+        loaded = open_runtime(
+            Path(load.path),
+            load.name,
+            runtime=load.runtime,
+            n_ctx=load.n_ctx,
+            n_threads=load.n_threads,
+            cache_type=load.cache_type,
+            max_sequences=load.max_sequences,
+        )
+        loop = Loop(loaded.runtime)
+    except ConiferError as error:
+        send(pipe, Failed("", error))
+        sys.exit(1)
+    send(pipe, ready(loaded, loop, time.perf_counter() - started))
+    serve(loop, pipe)
+
+
+def ready(loaded: LoadedModel, loop: Loop, load_s: float) -> Loaded:
+    notices = ()
+    if loop.template.is_fallback:
+        notices = ("this file has no chat template; chats use a plain one",)
+    return Loaded(loaded.runtime.info, loaded.choice.reason, not loop.template.is_fallback, load_s, notices)
+
+
+def serve(loop: Loop, pipe: BinaryIO) -> NoReturn:
+    """Run requests for ever. The reading thread only queues; the loop's thread does all native work."""
+    inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
+    threading.Thread(target=read, args=(loop, inbox), daemon=True).start()
+    while True:
+        while loop.idle or not inbox.empty():
+            message = inbox.get()
+            if isinstance(message, Generate):
+                loop.submit(message)
+        for event in loop.step():
+            send(pipe, event)
+
+
+def read(loop: Loop, inbox: queue.SimpleQueue[Message]) -> None:
+    for line in sys.stdin.buffer:
+        message = decode(line)
+        if isinstance(message, Cancel):
+            loop.cancel(message.id)
+        else:
+            inbox.put(message)
+    os._exit(0)  # the parent is gone; the loop's thread may be deep in native code
+
+
+def send(pipe: BinaryIO, message: Message) -> None:
+    pipe.write(encode(message))
+    pipe.flush()
+
+
+if __name__ == "__main__":
+    main()
