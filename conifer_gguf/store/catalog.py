@@ -116,9 +116,9 @@ class Entry(Facts):
         return self
 
     def source(self, quant: str | None) -> HubSource | PypiSource:
-        """The source of one quantisation; without one Q4_K_M, or else the first that is listed."""
+        """The source of one quantisation; without one the first that is listed. Raises UnknownModel."""
         if quant is None:
-            return next((s for s in self.sources if s.quant == "Q4_K_M"), self.sources[0])
+            return self.sources[0]
         found = next((s for s in self.sources if s.quant.lower() == quant.lower()), None)
         if found is None:
             raise UnknownModel(f"{self.name}:{quant}", tuple(f"{self.name}:{s.quant}" for s in self.sources))
