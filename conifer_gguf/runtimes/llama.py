@@ -15,6 +15,7 @@ import numpy as np
 from ..errors import BadRequest, BrokenSequence, Cancelled, PromptTooLong, RuntimeFailure
 from . import llama_log
 from .base import CacheType, Logits, RuntimeInfo, SequenceId
+from .repack import repacking_is_safe
 from .vocabulary import LlamaVocabulary
 
 CACHE_TYPES: dict[CacheType, int] = {"f32": 0, "f16": 1, "q8_0": 8}  # ggml_type
@@ -38,8 +39,8 @@ class LlamaSnapshot:
 class LlamaRuntime:
     """A model loaded by llama.cpp; see `Runtime` for the contract of every method.
 
-    `repack` lets llama.cpp rearrange quantised weights for its own kernels (its default). `n_ctx` is what one sequence
-    holds; the cache is allocated for `max_sequences` times that.
+    `repack` lets llama.cpp rearrange quantised weights for its own kernels: its default, and None follows it wherever it
+    does not crash. `n_ctx` is what one sequence holds; the cache is allocated for `max_sequences` times that.
     """
 
     def __init__(
@@ -50,11 +51,11 @@ class LlamaRuntime:
         n_threads: int,
         cache_type: CacheType = "f16",
         max_sequences: int = 1,
-        repack: bool = True,
+        repack: bool | None = None,
     ) -> None:
         llama_log.install()
         lib.llama_backend_init()
-        self._model = _load_model(path, repack)
+        self._model = _load_model(path, repacking_is_safe() if repack is None else repack)
         try:
             self._context = self._make_context(path, n_ctx, n_threads, cache_type, max_sequences)
         except RuntimeFailure:
