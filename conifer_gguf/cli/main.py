@@ -1,7 +1,7 @@
 """The `conifer-gguf` command: finds its subcommands by listing this folder, and turns errors into text and exit codes.
 
-A module here with a click command named `command` is a subcommand, called by the module's name (`plugins_cmd` style
-suffixes are not needed: underscores become dashes). Modules are imported only when their command runs.
+A module here with a click command named `command` is a subcommand, called by the module's name; one whose name starts
+with an underscore is not. Modules are imported only when their command runs.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ class Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         modules = (m.name for m in pkgutil.iter_modules(cli.__path__))
-        return sorted(name.replace("_", "-") for name in modules if name not in NOT_COMMANDS)
+        return sorted(name for name in modules if name not in NOT_COMMANDS and not name.startswith("_"))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.list_commands(ctx):
             return None
-        module = importlib.import_module(f"{cli.__name__}.{cmd_name.replace('-', '_')}")
+        module = importlib.import_module(f"{cli.__name__}.{cmd_name}")
         command: click.Command = module.command
         return command
 

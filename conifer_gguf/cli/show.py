@@ -1,0 +1,61 @@
+"""conifer-gguf show: what the catalog knows of a model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ..settings import format_bytes
+from ..store import library
+from ..store.catalog import Entry, catalog
+from . import render
+
+
+@click.command("show", short_help="Show what the catalog knows of a model.")
+@click.argument("name", metavar="NAME[:QUANT]")
+@click.option("--json", "as_json", is_flag=True, help="Print the entry as JSON.")
+def command(name: str, as_json: bool) -> None:
+    """Show a model's facts, its quantisations, and which of them are here.
+
+    \b
+    Examples:
+      conifer-gguf show granite-4.0-h-1b
+      conifer-gguf show jamba-reasoning-3b --json
+    """
+    entry, quant = catalog().resolve(name)
+    entry.source(quant)
+    here = {m.quant: str(m.path) for m in library.models() if m.base_name == entry.name}
+    if as_json:
+        render.as_json({**entry.model_dump(by_alias=True), "on_disk": here})
+        return
+    for key, value in facts(entry):
+        click.echo(f"{key:<15} {value}")
+    click.echo()
+    rows = [(s.quant, format_bytes(s.size) if s.size else "?", s.kind, here.get(s.quant, "")) for s in entry.sources]
+    render.table(("QUANT", "SIZE", "FROM", "ON THIS MACHINE"), rows)
+
+
+def facts(entry: Entry) -> list[tuple[str, Any]]:
+    shape = entry.shape
+    active = f", {entry.active_parameters:,} active" if entry.active_parameters else ""
+    kinds = f"{shape.layers}: {shape.attention} attention"
+    if shape.recurrent:
+        kinds += f", {shape.recurrent} {entry.recurrent_name}"
+    sampling = ", ".join(f"{k} {v}" for k, v in entry.sampling.given().items())
+    rows = [
+        ("name", entry.name),
+        ("aliases", ", ".join(entry.aliases)),
+        ("profile", entry.profile),
+        ("class", entry.class_),
+        ("architecture", entry.architecture),
+        ("parameters", f"{entry.parameters:,}{active}"),
+        ("layers", kinds),
+        ("context", f"{entry.context:,} tokens"),
+        ("cache", f"{format_bytes(shape.kv_bytes_per_token)} a token (f16)"),
+        ("carry", f"{format_bytes(shape.carry_bytes)} a sequence"),
+        ("sampling", sampling),
+        ("licence", entry.licence),
+        ("unconfirmed", "; ".join(entry.unconfirmed)),
+    ]
+    return [(key, value) for key, value in rows if value]
