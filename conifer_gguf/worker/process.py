@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from ..errors import EngineDied
@@ -63,7 +63,7 @@ class EngineProcess:
     def new_id(self) -> str:
         return f"{self.name}-{next(self._ids)}"
 
-    def generate(self, request: Generate) -> Iterator[Event]:
+    def generate(self, request: Generate) -> Generator[Event, None, None]:
         """Events of one request, as they happen; the last is Finished. Closing the iterator cancels the request.
 
         Raises the request's error, or EngineDied.

@@ -1,0 +1,41 @@
+"""One answer: find the model, have an engine ready, stream what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import ExitStack
+from dataclasses import replace
+
+from ..gguf import read_header
+from ..store import library
+from ..worker.messages import Event, Generate
+from . import status
+from .residency import Residency
+
+
+def answer(residency: Residency, model_name: str, request: Generate) -> tuple[library.LocalModel, Generator[Event, None, None]]:
+    """Start a generation. The first event has been waited for, so what is wrong with the request is raised here.
+
+    Closing the iterator cancels the generation. Raises UnknownModel, ModelNotOnDisk, BadModelFile, and all that loading
+    and tokenising raise.
+    """
+    model = library.find(model_name)
+    status.require_ready(model.name, read_header(model.path))
+    stack = ExitStack()
+    try:
+        engine = stack.enter_context(residency.use(model))
+        events = engine.generate(replace(request, id=engine.new_id()))
+        stack.callback(events.close)
+        first = next(events)
+    except BaseException:
+        stack.close()
+        raise
+    return model, _run(stack, first, events)
+
+
+def _run(
+    stack: ExitStack, first: Event, events: Generator[Event, None, None]
+) -> Generator[Event, None, None]:
+    with stack:
+        yield first
+        yield from events
