@@ -156,7 +156,7 @@ class Talk:
 
     def _stream(self, request: Generate) -> tuple[str, Finished | None]:
         request = replace(request, sampling=self._sampling, max_tokens=self._max_tokens)
-        _, events = chat.answer(self._residency, str(self._model.path), request)
+        _, events = chat.answer(self._residency, self._model, request)
         said: list[str] = []
         finished: Finished | None = None
         try:

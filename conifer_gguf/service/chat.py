@@ -1,4 +1,4 @@
-"""One answer: find the model, have an engine ready, stream what it says."""
+"""One answer: have an engine ready, stream what it says."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from ..gguf import read_header
-from ..store import library
+from ..store.library import LocalModel
 from ..worker.messages import Event, Generate
 from . import status
 from .residency import Residency
 
 
-def answer(residency: Residency, model_name: str, request: Generate) -> tuple[library.LocalModel, Generator[Event, None, None]]:
+def answer(
+    residency: Residency, model: LocalModel, request: Generate
+) -> tuple[LocalModel, Generator[Event, None, None]]:
     """Start a generation. The first event has been waited for, so what is wrong with the request is raised here.
 
-    Closing the iterator cancels the generation. Raises UnknownModel, ModelNotOnDisk, BadModelFile, and all that loading
-    and tokenising raise.
+    Closing the iterator cancels the generation. Raises BadModelFile, and all that loading and tokenising raise.
     """
-    model = library.find(model_name)
     status.require_ready(model.name, read_header(model.path))
     stack = ExitStack()
     try:

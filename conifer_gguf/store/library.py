@@ -53,24 +53,29 @@ def add(name: str, quant: str, file: Path, sha256: str | None, source: str) -> L
 
 
 def find(name_or_path: str) -> LocalModel:
-    """A model by path, by name or alias, or by NAME:QUANT.
-
-    Raises ModelNotOnDisk when the catalog knows it, UnknownModel otherwise.
-    """
+    """A model file by its path, or a pulled model as `by_name` finds it."""
     path = Path(name_or_path).expanduser()
     if path.suffix == ".gguf" or path.is_file():
         if not path.is_file():
             raise UnknownModel(name_or_path)
         return LocalModel(path.stem, path.resolve(), path.stat().st_size, None, None, "file", None)
+    return by_name(name_or_path)
+
+
+def by_name(name: str) -> LocalModel:
+    """A pulled model by name, alias or NAME:QUANT; never a path.
+
+    Raises ModelNotOnDisk when the catalog knows it, UnknownModel otherwise.
+    """
     here = models()
-    base, _, quant = name_or_path.partition(":")
+    base, _, quant = name.partition(":")
     entry = catalog().find(base)
     wanted = {base.lower()} | ({entry.name} if entry else set())
     matches = [m for m in here if m.base_name in wanted and (not quant or (m.quant or "").lower() == quant.lower())]
     if matches:
         preferred = entry.source(None).quant if entry else None
         return next((m for m in matches if m.quant == preferred), matches[0])
-    entry, asked = catalog().resolve(name_or_path)
+    entry, asked = catalog().resolve(name)
     source = entry.source(asked)
     raise ModelNotOnDisk(f"{entry.name}:{source.quant}" if asked else entry.name, source.size)
 

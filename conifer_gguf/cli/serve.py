@@ -1,0 +1,159 @@
+"""conifer-gguf serve: the page and the OpenAI-compatible API."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+
+import click
+import waitress
+
+from ..engine import memory
+from ..errors import BadRequest, ModelNotOnDisk
+from ..gguf import read_header
+from ..service import status
+from ..service.residency import EngineOptions, Residency
+from ..settings import format_bytes
+from ..store import download, library
+from ..web.app import LOOPBACK, ServerOptions, create_app
+from ..worker.load import DEFAULT_WINDOW
+from . import _options, render
+from ._progress import TerminalProgress
+
+EXTRA_THREADS = 8  # besides one for each answer: pages, health checks, clients that hang
+
+
+@click.command("serve", short_help="Serve the chat page and an OpenAI-compatible API.")
+@click.argument("name", required=False, metavar="[NAME[:QUANT] | FILE]")
+@click.option("--model", metavar="NAME", help="The same as the argument.")
+@click.option("--pull", "pull_first", is_flag=True, help="Download the model if it is not here.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Any other address needs --api-key.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True)
+@click.option("--api-key", envvar="CONIFER_GGUF_API_KEY", metavar="KEY", help="Ask every API request for this key.")
+@click.option("--allowed-host", multiple=True, metavar="HOST", help="Another name this server is reached by.")
+@click.option("--parallel", type=click.IntRange(1, 64), default=1, show_default=True, help="Answers at the same time.")
+@click.option("--max-loaded", type=click.IntRange(1, 16), default=1, show_default=True, help="Models at the same time.")
+@_options.add(_options.ENGINE)
+def command(
+    name: str | None,
+    model: str | None,
+    pull_first: bool,
+    host: str,
+    port: int,
+    api_key: str | None,
+    allowed_host: tuple[str, ...],
+    parallel: int,
+    max_loaded: int,
+    ctx: int | None,
+    threads: int | None,
+    cache_type: str,
+    runtime: str,
+) -> int:
+    """Serve a chat page at / and an OpenAI-compatible API under /v1. Models load at their first request.
+
+    \b
+    Examples:
+      conifer-gguf serve
+      conifer-gguf serve --model lfm2.5-1.2b
+      conifer-gguf serve smollm2-135m --ctx 4096 --port 9000
+      conifer-gguf serve --host 0.0.0.0 --api-key SECRET --allowed-host box.local
+    """
+    if not is_loopback(host) and not api_key:
+        raise BadRequest(f"--host {host} opens this server to others, and there is no API key", "host", "add --api-key KEY")
+    served = find(name or model, pull_first)
+    listener = bind(host, port)
+    options = EngineOptions(runtime, ctx, threads, cache_type, parallel)
+    residency = Residency(options, max_loaded)
+    hosts = LOOPBACK | {host} | set(allowed_host)
+    app = create_app(
+        residency,
+        ServerOptions(
+            default_model=served.name if served else None,
+            served={served.name: served} if served and served.source == "file" else {},
+            api_key=api_key,
+            allowed_hosts=frozenset(hosts),
+        ),
+    )
+    banner(served, options)
+    shown = f"[{host}]" if ":" in host else host
+    click.echo(f"http://{shown}:{listener.getsockname()[1]}")
+    try:
+        waitress.serve(
+            app,
+            sockets=[listener],
+            threads=parallel + EXTRA_THREADS,
+            channel_request_lookahead=1,
+            ident="conifer-gguf",
+            _quiet=True,
+        )
+    except KeyboardInterrupt:
+        pass
+    finally:
+        residency.close()
+    return 0
+
+
+def find(name: str | None, pull_first: bool) -> library.LocalModel | None:
+    """The model to serve by default, pulled if that was asked for; None serves whatever is here."""
+    if name is None:
+        return None
+    try:
+        return library.find(name)
+    except ModelNotOnDisk:
+        if not pull_first:
+            raise
+        return download.pull(name, progress=TerminalProgress())
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket, made before anything is loaded. Raises BadRequest when the port is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise BadRequest(f"cannot listen on {host}:{port}: {error.strerror}", "port", f"--port {port + 1}") from error
+    return listener
+
+
+def banner(served: library.LocalModel | None, options: EngineOptions) -> None:
+    """What is ready, what waits, and what the default model will take; on stderr."""
+    here = library.models()
+    names = {m.name: m for m in [*here, *([served] if served else [])]}
+    for local in names.values():
+        state = status.of_file(read_header(local.path))
+        mark = f"{state.status} · {state.runtime}" if state.runtime else state.status
+        render.notice(f"  {local.name:<36} {format_bytes(local.size):>8}  {mark}")
+    if not names:
+        render.notice("  no models yet; conifer-gguf pull smollm2-135m, then reload the page")
+    if served is not None:
+        render.notice(plan_line(served, options))
+
+
+def plan_line(model: library.LocalModel, options: EngineOptions) -> str:
+    """The memory plan in one line. Raises DoesNotFit."""
+    shape = memory.geometry(read_header(model.path))
+    plan = memory.fit(
+        model.name,
+        shape,
+        n_ctx=options.n_ctx,
+        cache_type=options.cache_type,
+        n_sequences=options.parallel,
+        default_limit=DEFAULT_WINDOW,
+    )
+    parts = [f"weights {format_bytes(plan.weights)}", f"cache {format_bytes(plan.cache)}"]
+    if plan.carry:
+        parts.append(f"carry {format_bytes(plan.carry)}")
+    parts.append(f"scratch {format_bytes(plan.scratch)}")
+    return f"{model.name}: {plan.n_ctx:,} tokens, {format_bytes(plan.total)} of memory ({', '.join(parts)})"
