@@ -121,6 +121,7 @@ def bind(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen()  # from here on a client that connects waits instead of being refused
     except OSError as error:
         listener.close()
         raise BadRequest(f"cannot listen on {host}:{port}: {error.strerror}", "port", f"--port {port + 1}") from error
