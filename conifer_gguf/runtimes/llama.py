@@ -19,7 +19,7 @@ from .repack import repacking_is_safe
 from .vocabulary import LlamaVocabulary
 
 CACHE_TYPES: dict[CacheType, int] = {"f32": 0, "f16": 1, "q8_0": 8}  # ggml_type
-FLASH_OFF, FLASH_AUTO = 0, -1  # llama_flash_attn_type
+FLASH_OFF, FLASH_ON = 0, 1  # llama_flash_attn_type
 N_BATCH = 512
 ABORTED = 2  # llama_decode's return value after the abort callback said stop
 
@@ -40,7 +40,9 @@ class LlamaRuntime:
     """A model loaded by llama.cpp; see `Runtime` for the contract of every method.
 
     `repack` lets llama.cpp rearrange quantised weights for its own kernels: its default, and None follows it wherever it
-    does not crash. `n_ctx` is what one sequence holds; the cache is allocated for `max_sequences` times that.
+    does not crash. `flash` is llama.cpp's flash attention, None where only the cache decides: q8_0 needs it, f32 forbids
+    it (it would silently be cast to f16). `n_ctx` is what one sequence holds; the cache is allocated for
+    `max_sequences` times that.
     """
 
     def __init__(
@@ -51,13 +53,14 @@ class LlamaRuntime:
         n_threads: int,
         cache_type: CacheType = "f16",
         max_sequences: int = 1,
+        flash: bool | None = None,
         repack: bool | None = None,
     ) -> None:
         llama_log.install()
         lib.llama_backend_init()
         self._model = _load_model(path, repacking_is_safe() if repack is None else repack)
         try:
-            self._context = self._make_context(path, n_ctx, n_threads, cache_type, max_sequences)
+            self._context = self._make_context(path, n_ctx, n_threads, cache_type, max_sequences, flash)
         except RuntimeFailure:
             lib.llama_model_free(self._model)
             raise
@@ -71,7 +74,9 @@ class LlamaRuntime:
             n_threads=n_threads,
             cache_type=cache_type,
             max_sequences=max_sequences,
-            can_trim=not (lib.llama_model_is_recurrent(self._model) or lib.llama_model_is_hybrid(self._model)),
+            can_trim=not (
+                lib.llama_model_is_recurrent(self._model) or lib.llama_model_is_hybrid(self._model)
+            ),
         )
         self._length: dict[SequenceId, int] = {}
         self._broken: set[SequenceId] = set()
@@ -79,7 +84,13 @@ class LlamaRuntime:
         self._alive = True
 
     def _make_context(
-        self, path: Path, n_ctx: int, n_threads: int, cache_type: CacheType, max_sequences: int
+        self,
+        path: Path,
+        n_ctx: int,
+        n_threads: int,
+        cache_type: CacheType,
+        max_sequences: int,
+        flash: bool | None,
     ) -> lib.llama_context_p:
         self._stop = threading.Event()
         # The callback object must live as long as the context that calls it.
@@ -91,13 +102,15 @@ class LlamaRuntime:
         params.n_seq_max = max_sequences
         params.n_threads = params.n_threads_batch = n_threads
         params.type_k = params.type_v = CACHE_TYPES[cache_type]
-        # With flash attention an f32 cache is silently cast to f16.
-        params.flash_attn_type = FLASH_OFF if cache_type == "f32" else FLASH_AUTO
+        flash = cache_type == "q8_0" if flash is None else flash
+        params.flash_attn_type = FLASH_ON if flash else FLASH_OFF
         params.abort_callback = self._abort
         params.no_perf = True
         context = lib.llama_init_from_model(self._model, params)
         if context is None:
-            raise RuntimeFailure(f"making a context of {n_ctx} tokens for {path.name}", llama_log.last_words())
+            raise RuntimeFailure(
+                f"making a context of {n_ctx} tokens for {path.name}", llama_log.last_words()
+            )
         return context
 
     def open(self) -> SequenceId:
@@ -106,7 +119,9 @@ class LlamaRuntime:
                 self._clear(sequence)
                 self._length[sequence] = 0
                 return sequence
-        raise BadRequest(f"{self.info.max_sequences} sequences are open, which is all that this runtime holds")
+        raise BadRequest(
+            f"{self.info.max_sequences} sequences are open, which is all that this runtime holds"
+        )
 
     def length(self, sequence: SequenceId) -> int:
         return self._length[sequence]
@@ -116,7 +131,10 @@ class LlamaRuntime:
     ) -> dict[SequenceId, Logits]:
         self._check(tokens)
         self._stop.clear()
-        wanted = {s: np.empty((len(t) if logits == "all" else 1, self.info.n_vocab), np.float32) for s, t in tokens.items()}
+        wanted = {
+            s: np.empty((len(t) if logits == "all" else 1, self.info.n_vocab), np.float32)
+            for s, t in tokens.items()
+        }
         left = {s: list(t) for s, t in tokens.items()}
         try:
             while left:
@@ -178,14 +196,13 @@ class LlamaRuntime:
         if status == ABORTED or self._stop.is_set():
             raise Cancelled()
         if status != 0:
-            raise RuntimeFailure(f"decoding {n} tokens", f"llama_decode returned {status}: {llama_log.last_words()}")
+            raise RuntimeFailure(
+                f"decoding {n} tokens", f"llama_decode returned {status}: {llama_log.last_words()}"
+            )
 
     def fork(self, sequence: SequenceId) -> SequenceId:
-        self._refuse_broken(sequence)
-        copy = self.open()
-        lib.llama_memory_seq_cp(self._memory, sequence, copy, -1, -1)
-        self._length[copy] = self._length[sequence]
-        return copy
+        # Not llama_memory_seq_cp: it postpones the copy to the next decode, and a snapshot before that reads garbage.
+        return self.restore(self.snapshot(sequence))
 
     def snapshot(self, sequence: SequenceId) -> LlamaSnapshot:
         self._refuse_broken(sequence)
@@ -227,9 +244,14 @@ class LlamaRuntime:
     def shutdown(self) -> None:
         if self._alive:
             self._alive = False
+            self._length.clear()
             lib.llama_batch_free(self._batch)
             lib.llama_free(self._context)
             lib.llama_model_free(self._model)
+
+    def __del__(self) -> None:
+        if getattr(self, "_alive", False):
+            self.shutdown()
 
     def _clear(self, sequence: SequenceId) -> None:
         lib.llama_memory_seq_rm(self._memory, sequence, -1, -1)

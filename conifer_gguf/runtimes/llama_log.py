@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections import deque
 
 import llama_cpp.llama_cpp as lib
@@ -18,9 +19,19 @@ def _keep(level: int, text: bytes, _user: ctypes.c_void_p) -> None:
         _lines.append(line)
 
 
+@ctypes.CFUNCTYPE(None, ctypes.c_char_p)
+def _say_why(message: bytes) -> None:
+    os.write(2, message.strip() + b"\n")
+
+
 def install() -> None:
-    """Send llama.cpp's log here. Any number of times; affects the whole process."""
+    """Send llama.cpp's log here. Any number of times; affects the whole process.
+
+    A process that ggml aborts names the failed assertion on stderr, as its last line: ggml's own way is to run a debugger
+    for a backtrace.
+    """
     lib.llama_log_set(_keep, ctypes.c_void_p(0))
+    lib._lib.ggml_set_abort_callback(_say_why)
 
 
 def last_words(n: int = 3) -> str:

@@ -19,6 +19,7 @@ from ..gguf import Header, read_header
 from . import llama_log
 
 NO_TOKEN = -1
+ATTR_UNKNOWN, ATTR_CONTROL = 1 << 0, 1 << 3  # llama_token_attr; only parse_special makes either from text
 
 
 class LlamaVocabulary:
@@ -40,7 +41,7 @@ class LlamaVocabulary:
             self._model = None
 
     def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
-        data = text.encode("utf-8", "surrogatepass")
+        data = text.encode("utf-8", "replace")  # half a surrogate pair has no UTF-8
         room = len(data) + 8  # a token covers at least a byte; the rest is BOS, EOS and a leading space
         tokens = (lib.llama_token * room)()
         n = lib.llama_tokenize(self._vocab, data, len(data), tokens, room, add_special, parse_special)
@@ -72,7 +73,7 @@ class LlamaVocabulary:
         return bool(lib.llama_vocab_is_eog(self._vocab, token))
 
     def is_control(self, token: int) -> bool:
-        return bool(lib.llama_vocab_is_control(self._vocab, token))
+        return bool(lib.llama_vocab_get_attr(self._vocab, token) & (ATTR_UNKNOWN | ATTR_CONTROL))
 
 
 def _token(value: int) -> int | None:
