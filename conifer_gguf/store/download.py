@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import httpx
+import httpx2
 
 from ..errors import BadModelFile, BadRequest, ChecksumMismatch, DownloadFailed, NoDiskSpace
 from ..gguf import read_header
@@ -116,7 +116,7 @@ def _pull_hub(name: str, source: HubSource, progress: Progress, restart: bool) -
         )
     except HfHubHTTPError as error:
         raise DownloadFailed(name, _one_line(error), (where,), _hub_hint(error)) from error
-    except (httpx.HTTPError, OSError) as error:
+    except (httpx2.HTTPError, OSError) as error:
         raise DownloadFailed(name, f"{where} cannot be reached ({_one_line(error)})", (where,)) from error
     return _install(job, job.staging / source.file, progress)
 
@@ -182,7 +182,7 @@ def _pull_url(url: str, progress: Progress, restart: bool) -> library.LocalModel
     partial = job.staging / f"{file}.partial"
     try:
         _fetch(url, partial, job, progress)
-    except httpx.HTTPError as error:
+    except httpx2.HTTPError as error:
         raise DownloadFailed(job.name, f"{url}: {_one_line(error)}", next_step=f"conifer-gguf pull {url} resumes") from error
     return _install(job, partial.rename(job.staging / file), progress)
 
@@ -191,7 +191,7 @@ def _fetch(url: str, partial: Path, job: _Job, progress: Progress) -> None:
     """GET with Range, from what is already there."""
     have = partial.stat().st_size if partial.exists() else 0
     headers = {"Range": f"bytes={have}-"} if have else {}
-    with httpx.stream("GET", url, headers=headers, follow_redirects=True, timeout=30) as response:
+    with httpx2.stream("GET", url, headers=headers, follow_redirects=True, timeout=30) as response:
         if response.status_code == 416:  # nothing is left to fetch
             return
         response.raise_for_status()
@@ -201,7 +201,7 @@ def _fetch(url: str, partial: Path, job: _Job, progress: Progress) -> None:
         total = have + int(length) if length else None
         _check_disk(job.staging, (total or 0) - have)
         with partial.open("ab" if have else "wb") as out, progress.task(job.file, total, have) as advance:
-            for chunk in response.iter_bytes(CHUNK):
+            for chunk in response.iter_bytes():
                 out.write(chunk)
                 advance(len(chunk))
     if total is not None and partial.stat().st_size != total:

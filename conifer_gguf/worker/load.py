@@ -61,6 +61,6 @@ def open_runtime(
         n_threads=n_threads or default_threads(),
         cache_type=cache_type,  # type: ignore[arg-type]  # checked against CacheType above
         max_sequences=max_sequences,
-        flash_attention=plan.flash,
+        flash=plan.flash,
     )
     return LoadedModel(loaded, choice, plan)
