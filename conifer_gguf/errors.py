@@ -339,11 +339,15 @@ class NoDiskSpace(ConiferError):
 
     @property
     def fact(self) -> str:
-        return f"{self.path} has {format_bytes(self.free)} free, the download needs {format_bytes(self.needed)}"
+        return (
+            f"{self.path} has {format_bytes(self.free)} free, the download needs {format_bytes(self.needed)}"
+        )
 
     @property
     def hint(self) -> str | None:
-        return "free space (conifer-gguf list, conifer-gguf rm NAME), or set CONIFER_GGUF_HOME to a larger disk"
+        return (
+            "free space (conifer-gguf list, conifer-gguf rm NAME), or set CONIFER_GGUF_HOME to a larger disk"
+        )
 
 
 # --- catalog ---------------------------------------------------------------------------------------------------

@@ -23,7 +23,9 @@ class Variable:
 
 HOME = Variable("CONIFER_GGUF_HOME", "folder for models, plugins and caches", "the platform's data folder")
 RUNTIME = Variable("CONIFER_GGUF_RUNTIME", "runtime to use: auto, hybrid or llama.cpp", "auto")
-REGISTER = Variable("CONIFER_GGUF_REGISTER", "`bundled` registers the bundled plugins when `serve` starts", "nothing")
+REGISTER = Variable(
+    "CONIFER_GGUF_REGISTER", "`bundled` registers the bundled plugins when `serve` starts", "nothing"
+)
 HF_ENDPOINT = Variable("HF_ENDPOINT", "address of the Hugging Face Hub or a mirror", "https://huggingface.co")
 HF_TOKEN = Variable("HF_TOKEN", "access token for gated or private Hub repositories", "none")
 

@@ -10,13 +10,24 @@ import click
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 ENGINE = (
-    click.option("--ctx", type=click.IntRange(1), metavar="TOKENS", help="Context window; default: sized to free memory."),
-    click.option("--threads", type=click.IntRange(1), metavar="N", help="Default: the physical cores that may be used."),
+    click.option(
+        "--ctx",
+        type=click.IntRange(1),
+        metavar="TOKENS",
+        help="Context window; default: sized to free memory.",
+    ),
+    click.option(
+        "--threads", type=click.IntRange(1), metavar="N", help="Default: the physical cores that may be used."
+    ),
     click.option("--cache-type", type=click.Choice(["f16", "f32", "q8_0"]), default="f16", show_default=True),
-    click.option("--runtime", type=click.Choice(["auto", "hybrid", "llama.cpp"]), default="auto", show_default=True),
+    click.option(
+        "--runtime", type=click.Choice(["auto", "hybrid", "llama.cpp"]), default="auto", show_default=True
+    ),
 )
 SAMPLING = (
-    click.option("--temp", type=float, metavar="T", help="0 is greedy. Sampling defaults are the model card's."),
+    click.option(
+        "--temp", type=float, metavar="T", help="0 is greedy. Sampling defaults are the model card's."
+    ),
     click.option("--top-p", type=float, metavar="P"),
     click.option("--top-k", type=int, metavar="K"),
     click.option("--min-p", type=float, metavar="P"),

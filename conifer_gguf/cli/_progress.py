@@ -18,7 +18,13 @@ class TerminalProgress(Progress):
 
     @contextmanager
     def task(self, title: str, total: int | None, done: int = 0) -> Iterator[Callable[[int], None]]:
-        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+        )
         with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
             task = bars.add_task(title, total=total, completed=done)
             yield lambda n: bars.advance(task, n)

@@ -32,13 +32,18 @@ def command(name: str, as_json: bool) -> None:
 
 def facts(found: Inspection) -> list[tuple[str, str]]:
     layers = ", ".join(f"{n} {kind}" for kind, n in found.layer_kinds.items())
-    mix = ", ".join(f"{kind} {format_bytes(row['bytes'])} in {row['tensors']}" for kind, row in found.quantisation.items())
+    mix = ", ".join(
+        f"{kind} {format_bytes(row['bytes'])} in {row['tensors']}" for kind, row in found.quantisation.items()
+    )
     runs = f"{found.status} · {found.runtime}" if found.runtime else found.status
     rows = [
         ("file", found.path),
         ("name", found.name or ""),
         ("architecture", f"{found.architecture} (GGUF version {found.version})"),
-        ("size", f"{format_bytes(found.file_size)}, {found.n_tensors} tensors, {found.parameters:,} parameters"),
+        (
+            "size",
+            f"{format_bytes(found.file_size)}, {found.n_tensors} tensors, {found.parameters:,} parameters",
+        ),
         ("layers", layers),
         ("context", f"{found.context:,} tokens"),
         ("cache", f"{format_bytes(found.kv_bytes_per_token)} a token (f16)"),

@@ -10,7 +10,9 @@ from . import render
 
 
 @click.command("list", short_help="Show the models on this machine.")
-@click.option("--json", "as_json", is_flag=True, help="Print rows of name, path, size (bytes), quant, sha256, source.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print rows of name, path, size (bytes), quant, sha256, source."
+)
 def command(as_json: bool) -> None:
     """Show the models on this machine.
 

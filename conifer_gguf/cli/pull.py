@@ -12,7 +12,9 @@ from ._progress import TerminalProgress
 
 @click.command("pull", short_help="Download a model, checked and resumable.")
 @click.argument("name", metavar="NAME[:QUANT] | URL | FILE")
-@click.option("--restart", is_flag=True, help="Throw away what was downloaded before, and an installed copy's place.")
+@click.option(
+    "--restart", is_flag=True, help="Throw away what was downloaded before, and an installed copy's place."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the installed model as JSON.")
 def command(name: str, restart: bool, as_json: bool) -> None:
     """Download a model, check its sha256, and install it in one step.

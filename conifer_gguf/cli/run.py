@@ -28,7 +28,9 @@ from ._progress import TerminalProgress
 @click.argument("prompt", required=False)
 @click.option("--system", metavar="TEXT", help="What the model is told before the conversation.")
 @click.option("--max-tokens", type=click.IntRange(1), metavar="N", help="Default: the rest of the window.")
-@click.option("--pull", "pull_first", is_flag=True, help="Download the model without asking if it is not here.")
+@click.option(
+    "--pull", "pull_first", is_flag=True, help="Download the model without asking if it is not here."
+)
 @_options.add(_options.SAMPLING)
 @_options.add(_options.ENGINE)
 def command(
@@ -74,7 +76,9 @@ def find_or_pull(name: str, pull_first: bool) -> library.LocalModel:
         if not pull_first:
             if not sys.stdin.isatty():
                 raise
-            click.confirm(f"{missing.fact}. {fits(name)} Download it now?", default=True, abort=True, err=True)
+            click.confirm(
+                f"{missing.fact}. {fits(name)} Download it now?", default=True, abort=True, err=True
+            )
         return download.pull(name, progress=TerminalProgress())
 
 
@@ -137,7 +141,9 @@ class Talk:
         for notice in info.notices:
             render.notice(notice)
         window = f"{info.info.n_ctx:,} tokens"
-        render.notice(f"{self._model.name} on {info.info.name}, {window}. Ctrl-C stops an answer, Ctrl-D leaves.")
+        render.notice(
+            f"{self._model.name} on {info.info.name}, {window}. Ctrl-C stops an answer, Ctrl-D leaves."
+        )
         while True:
             try:
                 text = click.prompt(">>>", prompt_suffix=" ", err=True, default="", show_default=False)

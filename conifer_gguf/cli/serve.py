@@ -29,10 +29,16 @@ EXTRA_THREADS = 8  # besides one for each answer: pages, health checks, clients 
 @click.option("--pull", "pull_first", is_flag=True, help="Download the model if it is not here.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Any other address needs --api-key.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True)
-@click.option("--api-key", envvar="CONIFER_GGUF_API_KEY", metavar="KEY", help="Ask every API request for this key.")
+@click.option(
+    "--api-key", envvar="CONIFER_GGUF_API_KEY", metavar="KEY", help="Ask every API request for this key."
+)
 @click.option("--allowed-host", multiple=True, metavar="HOST", help="Another name this server is reached by.")
-@click.option("--parallel", type=click.IntRange(1, 64), default=1, show_default=True, help="Answers at the same time.")
-@click.option("--max-loaded", type=click.IntRange(1, 16), default=1, show_default=True, help="Models at the same time.")
+@click.option(
+    "--parallel", type=click.IntRange(1, 64), default=1, show_default=True, help="Answers at the same time."
+)
+@click.option(
+    "--max-loaded", type=click.IntRange(1, 16), default=1, show_default=True, help="Models at the same time."
+)
 @_options.add(_options.ENGINE)
 def command(
     name: str | None,
@@ -59,7 +65,9 @@ def command(
       conifer-gguf serve --host 0.0.0.0 --api-key SECRET --allowed-host box.local
     """
     if not is_loopback(host) and not api_key:
-        raise BadRequest(f"--host {host} opens this server to others, and there is no API key", "host", "add --api-key KEY")
+        raise BadRequest(
+            f"--host {host} opens this server to others, and there is no API key", "host", "add --api-key KEY"
+        )
     served = find(name or model, pull_first)
     listener = bind(host, port)
     options = EngineOptions(runtime, ctx, threads, cache_type, parallel)
@@ -124,7 +132,9 @@ def bind(host: str, port: int) -> socket.socket:
         listener.listen()  # from here on a client that connects waits instead of being refused
     except OSError as error:
         listener.close()
-        raise BadRequest(f"cannot listen on {host}:{port}: {error.strerror}", "port", f"--port {port + 1}") from error
+        raise BadRequest(
+            f"cannot listen on {host}:{port}: {error.strerror}", "port", f"--port {port + 1}"
+        ) from error
     return listener
 
 

@@ -32,7 +32,10 @@ def command(name: str, as_json: bool) -> None:
     for key, value in facts(entry):
         click.echo(f"{key:<15} {value}")
     click.echo()
-    rows = [(s.quant, format_bytes(s.size) if s.size else "?", s.kind, here.get(s.quant, "")) for s in entry.sources]
+    rows = [
+        (s.quant, format_bytes(s.size) if s.size else "?", s.kind, here.get(s.quant, ""))
+        for s in entry.sources
+    ]
     render.table(("QUANT", "SIZE", "FROM", "ON THIS MACHINE"), rows)
 
 

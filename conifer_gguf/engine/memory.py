@@ -82,10 +82,14 @@ def geometry(header: Header) -> Geometry:
     n_embd = int(header.get(".embedding_length", 0))
     kinds = layer_kinds(arch, n_layer, kv_heads, feed_forward, header)
     head_size = n_embd // max(1, max(heads, default=1))
-    width = int(header.get(".attention.key_length", head_size)) + int(header.get(".attention.value_length", head_size))
+    width = int(header.get(".attention.key_length", head_size)) + int(
+        header.get(".attention.value_length", head_size)
+    )
     if arch == "kimi-linear":  # multi-head latent attention keeps one compressed row, of which V is a view
         width = int(header.get(".attention.key_length", 0))
-    elements = sum(kv * width for kv, kind in zip(kv_heads, kinds, strict=True) if kind in ("attention", "both"))
+    elements = sum(
+        kv * width for kv, kind in zip(kv_heads, kinds, strict=True) if kind in ("attention", "both")
+    )
     n_recurrent = sum(kind in ("recurrent", "both") for kind in kinds)
     embedding = header.tensors.get("token_embd.weight")
     return Geometry(
@@ -166,7 +170,10 @@ def plan(shape: Geometry, n_ctx: int, cache_type: str = "f16", n_sequences: int 
 def free_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     """Bytes that can be taken without swapping: what the system has available, within the control group's limit."""
     available = int(psutil.virtual_memory().available)
-    for limit_file, used_file in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
+    for limit_file, used_file in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
         try:
             limit = (cgroup / limit_file).read_text().strip()
             used = int((cgroup / used_file).read_text())

@@ -9,6 +9,7 @@ Source: GGUF specification v3 (ggml docs/gguf.md).
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import struct
 from collections.abc import Mapping
@@ -33,7 +34,19 @@ LFS_POINTER = b"version https://git-lfs"
 
 STRING, ARRAY, BOOL = 8, 9, 7
 # value type -> numpy dtype, little endian
-SCALARS = {0: "u1", 1: "i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "u1", 10: "<u8", 11: "<i8", 12: "<f8"}
+SCALARS = {
+    0: "u1",
+    1: "i1",
+    2: "<u2",
+    3: "<i2",
+    4: "<u4",
+    5: "<i4",
+    6: "<f4",
+    7: "u1",
+    10: "<u8",
+    11: "<i8",
+    12: "<f8",
+}
 U32, U64 = struct.Struct("<I"), struct.Struct("<Q")
 
 Scalar = bool | int | float | str
@@ -128,7 +141,10 @@ class _Reader:
         try:
             self.size = self.path.stat().st_size
             if self.path.is_dir() or self.size == 0:
-                self.fail("is empty" if self.size == 0 else "is a folder", f"conifer-gguf pull replaces {self.path.name}")
+                self.fail(
+                    "is empty" if self.size == 0 else "is a folder",
+                    f"conifer-gguf pull replaces {self.path.name}",
+                )
             self.bytes = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
         except BaseException:
             self._file.close()
@@ -185,7 +201,12 @@ class _Reader:
         if not isinstance(metadata.get("general.architecture"), str):
             self.fail("has no `general.architecture`")
         alignment = metadata.get("general.alignment", 32)
-        if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1) or alignment > 1 << 20:
+        if (
+            not isinstance(alignment, int)
+            or alignment <= 0
+            or alignment & (alignment - 1)
+            or alignment > 1 << 20
+        ):
             self.fail(f"`general.alignment` is {alignment}, a power of two is needed")
         infos = self.tensor_infos(n_tensor)
         data_offset = -(-self.position // alignment) * alignment
@@ -198,9 +219,15 @@ class _Reader:
             self.position = 4
             return
         if start.startswith(LFS_POINTER):
-            self.fail("is a Git LFS pointer, not the model itself", "git lfs pull, or conifer-gguf pull, fetches the file")
+            self.fail(
+                "is a Git LFS pointer, not the model itself",
+                "git lfs pull, or conifer-gguf pull, fetches the file",
+            )
         if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
-            self.fail("is an HTML page, not a GGUF file", "the address led to a web page; use the file's download link")
+            self.fail(
+                "is an HTML page, not a GGUF file",
+                "the address led to a web page; use the file's download link",
+            )
         self.fail(f"is not a GGUF file: it starts with {start[:4]!r}, not {MAGIC!r}")
 
     def metadata(self, n_key: int) -> dict[str, Value]:
@@ -229,7 +256,9 @@ class _Reader:
         element, length = self.u32(f"the element type of `{key}`"), self.u64(f"the length of `{key}`")
         least = 8 if element == STRING else 12 if element == ARRAY else self.scalar_size(element, key)
         if length * least > self.size - self.position:
-            self.fail(f"`{key}` claims {length} elements, {self.size - self.position} bytes cannot hold that many")
+            self.fail(
+                f"`{key}` claims {length} elements, {self.size - self.position} bytes cannot hold that many"
+            )
         return element, length
 
     def scalar_size(self, kind: int, key: str) -> int:
@@ -291,7 +320,9 @@ class _Reader:
         tensors: dict[str, TensorInfo] = {}
         for name, shape, kind, offset in infos:
             if 0 in shape or shape[-1] % kind.block_size:
-                self.fail(f"tensor `{name}` of shape {list(shape)} cannot be cut into {kind.name} blocks of {kind.block_size}")
+                self.fail(
+                    f"tensor `{name}` of shape {list(shape)} cannot be cut into {kind.name} blocks of {kind.block_size}"
+                )
             n_elements = 1
             for size in shape:
                 n_elements *= size
@@ -306,7 +337,7 @@ class _Reader:
                 )
             tensors[name] = TensorInfo(name, shape, kind, data_offset + offset, nbytes)
         in_order = sorted(tensors.values(), key=lambda t: (t.offset, t.nbytes))
-        for before, after in zip(in_order, in_order[1:], strict=False):
+        for before, after in itertools.pairwise(in_order):
             if before.offset + before.nbytes > after.offset:
                 self.fail(f"tensors `{before.name}` and `{after.name}` overlap")
         return tensors

@@ -102,7 +102,9 @@ class Contract:
                     raise ShapeMismatch(self.op, operand.name, _show(operand.dims), "absent")
             elif not any(_unify(dims, shape, bound) for dims in operand.dims):
                 known = ", ".join(f"{k} = {v}" for k, v in bound.items())
-                raise ShapeMismatch(self.op, operand.name, _show(operand.dims) + f" with {known}", str(list(shape)))
+                raise ShapeMismatch(
+                    self.op, operand.name, _show(operand.dims) + f" with {known}", str(list(shape))
+                )
         return bound
 
     def output_shapes(self, bound: Mapping[str, int]) -> list[Shape]:
@@ -114,7 +116,7 @@ class Contract:
 
     def attributes(self, given: Mapping[str, str | int | float]) -> tuple[list[int], list[float]]:
         """Attribute arrays in `ck_call` order; what is not given takes its default. Raises KeyError on a typo."""
-        unknown = set(given) - {a.name for a in (*self.int_attrs, *self.real_attrs)}
+        unknown = set(given) - {a.name for a in self.int_attrs} - {a.name for a in self.real_attrs}
         if unknown:
             raise KeyError(f"{self.op} has no attribute {sorted(unknown)}")
         ints = [_int_value(a, given.get(a.name, a.default)) for a in self.int_attrs]
@@ -123,7 +125,9 @@ class Contract:
 
     def reference(self) -> Reference:
         """The function `reference` of the folder's reference.py."""
-        spec = importlib.util.spec_from_file_location(f"reference_{self.folder.name}", self.folder / "reference.py")
+        spec = importlib.util.spec_from_file_location(
+            f"reference_{self.folder.name}", self.folder / "reference.py"
+        )
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)

@@ -38,7 +38,9 @@ def choose(header: Header, model: str, requested: str = "auto") -> Choice:
     if requested not in REQUESTS:
         raise BadRequest(f"`{requested}` is not a runtime; there are {', '.join(REQUESTS)}", "runtime")
     if not llama_knows(header.architecture):
-        raise UnsupportedModel(model, header.architecture, "the installed llama.cpp does not know this architecture")
+        raise UnsupportedModel(
+            model, header.architecture, "the installed llama.cpp does not know this architecture"
+        )
     return Choice("llama.cpp", "llama.cpp runs this architecture")
 
 

@@ -127,10 +127,14 @@ class Entry(Facts):
     def geometry(self, weight_bytes: int) -> Geometry:
         """For the memory model, before the file is here."""
         shape = self.shape
-        kinds = ("both",) * shape.layers if shape.attention == shape.recurrent == shape.layers else (
-            ("attention",) * shape.attention
-            + ("recurrent",) * shape.recurrent
-            + ("feed-forward",) * (shape.layers - shape.attention - shape.recurrent)
+        kinds = (
+            ("both",) * shape.layers
+            if shape.attention == shape.recurrent == shape.layers
+            else (
+                ("attention",) * shape.attention
+                + ("recurrent",) * shape.recurrent
+                + ("feed-forward",) * (shape.layers - shape.attention - shape.recurrent)
+            )
         )
         return Geometry(
             architecture=self.architecture,
@@ -155,7 +159,9 @@ class Catalog:
             for name in (entry.name, *entry.aliases):
                 if name in self._by_name:
                     other = self._by_name[name].name
-                    raise BadCatalog(str(catalog_dir()), "name", name, f"both `{other}` and `{entry.name}` use it")
+                    raise BadCatalog(
+                        str(catalog_dir()), "name", name, f"both `{other}` and `{entry.name}` use it"
+                    )
                 self._by_name[name] = entry
 
     def names(self) -> list[str]:

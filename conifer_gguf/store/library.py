@@ -43,7 +43,14 @@ def folder_of(name: str, quant: str) -> Path:
 
 def add(name: str, quant: str, file: Path, sha256: str | None, source: str) -> LocalModel:
     """Write the manifest of a file that is already in its folder; from then on the model is installed."""
-    data = {"name": name, "quant": quant, "file": file.name, "size": file.stat().st_size, "sha256": sha256, "source": source}
+    data = {
+        "name": name,
+        "quant": quant,
+        "file": file.name,
+        "size": file.stat().st_size,
+        "sha256": sha256,
+        "source": source,
+    }
     temporary = file.parent / f"{MANIFEST}.new"
     temporary.write_text(json.dumps(data, indent=2))
     temporary.replace(file.parent / MANIFEST)
@@ -71,7 +78,9 @@ def by_name(name: str) -> LocalModel:
     base, _, quant = name.partition(":")
     entry = catalog().find(base)
     wanted = {base.lower()} | ({entry.name} if entry else set())
-    matches = [m for m in here if m.base_name in wanted and (not quant or (m.quant or "").lower() == quant.lower())]
+    matches = [
+        m for m in here if m.base_name in wanted and (not quant or (m.quant or "").lower() == quant.lower())
+    ]
     if matches:
         preferred = entry.source(None).quant if entry else None
         return next((m for m in matches if m.quant == preferred), matches[0])
@@ -97,7 +106,9 @@ def _read(manifest: Path) -> LocalModel | None:
         size = path.stat().st_size
     except (OSError, ValueError, KeyError):
         return None
-    return LocalModel(f"{name}:{quant}", path, size, quant, data.get("sha256"), data.get("source", ""), catalog().find(name))
+    return LocalModel(
+        f"{name}:{quant}", path, size, quant, data.get("sha256"), data.get("source", ""), catalog().find(name)
+    )
 
 
 def as_row(model: LocalModel) -> dict[str, object]:

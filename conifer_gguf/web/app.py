@@ -20,7 +20,9 @@ from . import native, openai, pages
 
 MAX_BODY = 64 << 20  # bytes; a million tokens of text fit
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-CONTENT_POLICY = "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; frame-ancestors 'none'"
+CONTENT_POLICY = (
+    "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; frame-ancestors 'none'"
+)
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,12 @@ def create_app(residency: Residency, options: ServerOptions | None = None) -> Fl
 
     @app.errorhandler(HTTPException)
     def http_error(error: HTTPException) -> tuple[Response, int]:
-        body = {"message": error.description, "type": "invalid_request_error", "param": None, "code": error.name}
+        body = {
+            "message": error.description,
+            "type": "invalid_request_error",
+            "param": None,
+            "code": error.name,
+        }
         return jsonify({"error": body}), error.code or 500
 
     @app.get("/health")
@@ -99,7 +106,9 @@ def create_app(residency: Residency, options: ServerOptions | None = None) -> Fl
 
     @app.post("/v1/completions")
     def completions() -> Response:
-        return complete(residency, models, openai.parse(openai.CompletionRequest, request.get_data()), is_chat=False)
+        return complete(
+            residency, models, openai.parse(openai.CompletionRequest, request.get_data()), is_chat=False
+        )
 
     app.register_blueprint(pages.blueprint)
     app.register_blueprint(native.blueprint(residency, models))
@@ -129,7 +138,9 @@ def refuse_strangers(options: ServerOptions) -> Response | None:
     """Host and Origin must be ours (DNS rebinding, pages of other sites); the API wants its key."""
     host = _name(request.host)
     if host not in options.allowed_hosts:
-        return _refusal(403, "forbidden_host", f"host `{host}` is not allowed; start with --allowed-host {host}")
+        return _refusal(
+            403, "forbidden_host", f"host `{host}` is not allowed; start with --allowed-host {host}"
+        )
     origin = request.headers.get("Origin")
     if origin is not None and urlsplit(origin).netloc != request.host:
         return _refusal(403, "forbidden_origin", f"requests from pages of {origin} are not allowed")
@@ -146,8 +157,8 @@ def _name(host: str) -> str:
 
 
 def _refusal(status: int, code: str, message: str) -> Response:
-    response = jsonify({"error": {"message": message, "type": "invalid_request_error", "param": None, "code": code}})
+    response = jsonify(
+        {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": code}}
+    )
     response.status_code = status
     return response
-
-

@@ -46,7 +46,16 @@ class Common(Wire):
     logit_bias: dict[int, float] | None = None
 
     def sampling(self) -> Sampling:
-        names = ("temperature", "top_p", "top_k", "min_p", "repeat_penalty", "frequency_penalty", "presence_penalty", "seed")
+        names = (
+            "temperature",
+            "top_p",
+            "top_k",
+            "min_p",
+            "repeat_penalty",
+            "frequency_penalty",
+            "presence_penalty",
+            "seed",
+        )
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         return Sampling(**given, logit_bias=self.logit_bias or {})
 
@@ -127,7 +136,9 @@ def parse(kind: type[ChatRequest] | type[CompletionRequest], body: bytes) -> Any
         where = ".".join(str(part) for part in first["loc"])
         if first["type"] == "json_invalid":
             raise BadRequest(f"the body is not JSON: {first['ctx']['error']}") from error
-        raise BadRequest(f"`{where}`: {first['msg']} (got {_short(first.get('input'))})", where or None) from error
+        raise BadRequest(
+            f"`{where}`: {first['msg']} (got {_short(first.get('input'))})", where or None
+        ) from error
 
 
 def _short(value: Any) -> str:
@@ -139,8 +150,17 @@ def error_body(error: ConiferError) -> dict[str, Any]:
     """OpenAI's error object. `code` is stable; the fields of the error come along."""
     kind = "invalid_request_error" if error.http_status < 500 else "server_error"
     message = error.fact + (f" (hint: {error.hint})" if error.hint else "")
-    body: dict[str, Any] = {"message": message, "type": kind, "param": getattr(error, "parameter", None), "code": error.code}
-    extra = {k: v for k, v in error.fields().items() if k in ("model", "needs", "register", "n_prompt", "n_ctx", "close")}
+    body: dict[str, Any] = {
+        "message": message,
+        "type": kind,
+        "param": getattr(error, "parameter", None),
+        "code": error.code,
+    }
+    extra = {
+        k: v
+        for k, v in error.fields().items()
+        if k in ("model", "needs", "register", "n_prompt", "n_ctx", "close")
+    }
     return {"error": {**body, **extra}}
 
 
@@ -208,7 +228,13 @@ class Reply:
 
     def _envelope(self, suffix: str, choices: list[dict[str, Any]], usage: Any) -> dict[str, Any]:
         kind = f"chat.completion{suffix}" if self.chat else "text_completion"
-        body = {"id": self.id, "object": kind, "created": self.created, "model": self.model, "choices": choices}
+        body = {
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "choices": choices,
+        }
         return body if usage is None else {**body, "usage": usage}
 
     def _logprobs(self, tokens: list[TokenLogprob]) -> dict[str, Any] | None:

@@ -40,7 +40,9 @@ def open_runtime(
     BadRequest for a value that makes no sense.
     """
     if cache_type not in get_args(CacheType):
-        raise BadRequest(f"`{cache_type}` is not a cache type; there are {', '.join(get_args(CacheType))}", "cache_type")
+        raise BadRequest(
+            f"`{cache_type}` is not a cache type; there are {', '.join(get_args(CacheType))}", "cache_type"
+        )
     for parameter, value in (("n_ctx", n_ctx), ("n_threads", n_threads)):
         if value is not None and value < 1:
             raise BadRequest(f"`{parameter}` is {value}, at least 1 is needed", parameter)

@@ -48,7 +48,7 @@ def main() -> NoReturn:
 
 
 def ready(loaded: LoadedModel, loop: Loop, load_s: float) -> Loaded:
-    notices = ()
+    notices: tuple[str, ...] = ()
     if loop.template.is_fallback:
         notices = ("this file has no chat template; chats use a plain one",)
     return Loaded(loaded.runtime.info, loaded.choice.reason, not loop.template.is_fallback, load_s, notices)

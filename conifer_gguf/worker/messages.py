@@ -138,7 +138,8 @@ def decode(line: bytes) -> Message:
             data["notices"] = tuple(data["notices"])
         case "Text":
             data["logprobs"] = tuple(
-                TokenLogprob(t["text"], t["logprob"], tuple((w, p) for w, p in t["top"])) for t in data["logprobs"]
+                TokenLogprob(t["text"], t["logprob"], tuple((w, p) for w, p in t["top"]))
+                for t in data["logprobs"]
             )
         case "Failed":
             data["error"] = from_wire(data["error"])

@@ -46,7 +46,9 @@ class PrefixCache:
         known = list(tokens[:-1])
         self._in_use += 1
         parked, kept = self._best_parked(known)
-        mark = max((m for m in self._marks if _extends(known, m.tokens)), key=lambda m: len(m.tokens), default=None)
+        mark = max(
+            (m for m in self._marks if _extends(known, m.tokens)), key=lambda m: len(m.tokens), default=None
+        )
         if mark is not None and len(mark.tokens) > kept:
             self._make_room()
             self._marks.remove(mark)

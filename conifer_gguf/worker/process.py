@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import itertools
 import queue
 import signal
@@ -101,10 +102,8 @@ class EngineProcess:
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
             if stream is not None:
-                try:
+                with contextlib.suppress(BrokenPipeError):
                     stream.close()
-                except BrokenPipeError:
-                    pass
 
     def _send(self, message: Message) -> None:
         assert self._process.stdin is not None
@@ -164,5 +163,3 @@ class EngineProcess:
         else:
             cause = f"exit code {code}"
         return EngineDied(self.name, cause, " | ".join(self._stderr))
-
-

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from ..engine.memory import Plan
+from ..errors import BadRequest
 from ..runtimes.base import Logits, Runtime, SequenceId, Snapshot
 from ..store import library
 from .load import open_runtime
 from .loop import Loop
-from .messages import Failed, Generate, Text
+from .messages import Failed, Finished, Generate, Text
 from .sampler import Sampling
 
 
@@ -54,16 +55,27 @@ class SessionSnapshot:
 
 
 class Session:
-    """A loaded model and one sequence of tokens. For one thread; close it, or use it as a context manager."""
+    """A loaded model and one sequence of tokens. For one thread; close it, or use it as a context manager.
+
+    `eval` and `logits` feed the session's own tokens; `generate` and `chat` begin anew and drop them, and a new
+    generation ends the one before. Every method raises BadRequest once the session is closed.
+    """
 
     def __init__(self, runtime: Runtime, plan: Plan, reason: str) -> None:
-        self._runtime = runtime
+        self._open_runtime: Runtime | None = runtime
         self._sequence: SequenceId | None = None
         self._tokens: list[int] = []
         self._loop: Loop | None = None
+        self._answering: str | None = None
         self._ids = itertools.count()
         self.plan = plan
         self.reason = reason
+
+    @property
+    def _runtime(self) -> Runtime:
+        if self._open_runtime is None:
+            raise BadRequest("this session is closed", suggestion="conifer_gguf.load(...) opens a new one")
+        return self._open_runtime
 
     @property
     def runtime(self) -> str:
@@ -125,7 +137,10 @@ class Session:
 
     def close(self) -> None:
         """Free the model. Twice is allowed."""
-        self._runtime.shutdown()
+        if self._open_runtime is not None:
+            self._drop_loop()
+            self._open_runtime.shutdown()
+            self._open_runtime = None
 
     def __enter__(self) -> Session:
         return self
@@ -149,9 +164,12 @@ class Session:
         if self._loop is not None:
             self._loop.close()
             self._loop = None
+            self._answering = None
 
     def _run(self, what: dict[str, Any], options: dict[str, Any]) -> Iterator[str]:
-        request_options = {k: options.pop(k) for k in ("max_tokens", "stop", "template_options") if k in options}
+        request_options = {
+            k: options.pop(k) for k in ("max_tokens", "stop", "template_options") if k in options
+        }
         if isinstance(request_options.get("stop"), str):
             request_options["stop"] = (request_options["stop"],)
         request = Generate(id=str(next(self._ids)), sampling=Sampling(**options), **what, **request_options)
@@ -159,15 +177,27 @@ class Session:
             self.reset()
             self._loop = Loop(self._runtime)
         loop = self._loop
+        if self._answering is not None:
+            loop.cancel(self._answering)
+        self._answering = request.id
         loop.submit(request)
         try:
-            while not loop.idle:
-                for event in loop.step():
-                    if isinstance(event, Failed):
-                        raise event.error
-                    if isinstance(event, Text) and event.text:
-                        yield event.text
+            while self._answering == request.id:
+                yield from self._texts(loop, request.id)
         finally:
-            if not loop.idle:  # the caller stopped reading
+            if self._answering == request.id:  # the caller stopped reading
+                self._answering = None
                 loop.cancel(request.id)
                 loop.step()
+
+    def _texts(self, loop: Loop, request_id: str) -> Iterator[str]:
+        """Text of one step. The generation before, if it was still running, ends in it unheard."""
+        for event in loop.step():
+            if event.id != request_id:
+                continue
+            if isinstance(event, Failed | Finished):
+                self._answering = None
+            if isinstance(event, Failed):
+                raise event.error
+            if isinstance(event, Text) and event.text:
+                yield event.text

@@ -66,7 +66,10 @@ class ChatTemplate:
         guarded, hidden = self._hide_control_strings(messages)
         tokens = self._tokenize(self._render(guarded, options or {}, True), hidden)
         past = self._tokenize(self._render(guarded, options or {}, False), hidden)
-        stable = next((i for i, (a, b) in enumerate(zip(tokens, past, strict=False)) if a != b), min(len(tokens), len(past)))
+        stable = next(
+            (i for i, (a, b) in enumerate(zip(tokens, past, strict=False)) if a != b),
+            min(len(tokens), len(past)),
+        )
         return Prompt(tokens, stable)
 
     def _render(self, messages: Sequence[Message], options: Mapping[str, Any], generation: bool) -> str:
@@ -84,14 +87,25 @@ class ChatTemplate:
                 size += len(piece)
                 if size > MAX_RENDERED:
                     raise BadRequest(f"the model's chat template printed more than {MAX_RENDERED} characters")
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
-            raise BadRequest(f"the model's chat template refuses these messages: {error}", "messages") from error
+        except (
+            jinja2.TemplateError,
+            TypeError,
+            ValueError,
+            KeyError,
+            AttributeError,
+            OverflowError,
+        ) as error:
+            raise BadRequest(
+                f"the model's chat template refuses these messages: {error}", "messages"
+            ) from error
         return "".join(pieces)
 
     def _text(self, token: int | None) -> str:
         return "" if token is None else self._vocabulary.piece(token, special=True).decode("utf-8", "replace")
 
-    def _hide_control_strings(self, messages: Sequence[Message]) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    def _hide_control_strings(
+        self, messages: Sequence[Message]
+    ) -> tuple[list[dict[str, Any]], dict[str, str]]:
         """Swap control strings in contents for one private-use character each; returns the way back too."""
         hidden: dict[str, str] = {}
         guarded = [{key: self._hide(value, hidden) for key, value in message.items()} for message in messages]
@@ -109,11 +123,10 @@ class ChatTemplate:
         for token in self._vocabulary.tokenize(value, add_special=False, parse_special=True):
             text = self._text(token) if self._vocabulary.is_control(token) else ""
             if text and text in value:
-                sentinel = next((s for s, t in hidden.items() if t == text), None)
-                if sentinel is None:
-                    sentinel = next(chr(c) for c in range(FIRST_SENTINEL, 0xFFFFD) if chr(c) not in hidden)
-                    hidden[sentinel] = text
-                value = value.replace(text, sentinel)
+                used = next((s for s, t in hidden.items() if t == text), None)
+                fresh = next(chr(c) for c in range(FIRST_SENTINEL, 0xFFFFD) if chr(c) not in hidden)
+                hidden[used or fresh] = text
+                value = value.replace(text, used or fresh)
         return value
 
     def _tokenize(self, text: str, hidden: Mapping[str, str]) -> list[int]:
@@ -136,7 +149,10 @@ class ChatTemplate:
 
 def _environment() -> ImmutableSandboxedEnvironment:
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols], undefined=jinja2.ChainableUndefined
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[jinja2.ext.loopcontrols],
+        undefined=jinja2.ChainableUndefined,
     )
     environment.globals["raise_exception"] = _refuse
     environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)

@@ -32,10 +32,18 @@ class Server:
 def cli() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the command and wait; its home is the test's."""
 
-    def run(*args: str, stdin: str = "", env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    def run(
+        *args: str, stdin: str = "", env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, **(env or {})}
         return subprocess.run(
-            [*COMMAND, *args], input=stdin, capture_output=True, text=True, timeout=120, env=environment, check=False
+            [*COMMAND, *args],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env=environment,
+            check=False,
         )
 
     return run
@@ -71,7 +79,9 @@ def server(home: Path) -> Iterator[Server]:
 def post(server: Server) -> Callable[..., httpx.Response]:
     def send(path: str, body: Any, **headers: str) -> httpx.Response:
         data = body if isinstance(body, bytes) else None
-        return httpx.post(server.url + path, json=None if data else body, content=data, headers=headers, timeout=60)
+        return httpx.post(
+            server.url + path, json=None if data else body, content=data, headers=headers, timeout=60
+        )
 
     return send
 

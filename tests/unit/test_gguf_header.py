@@ -40,7 +40,8 @@ def build(keys: list[bytes] | None = None, tensors: list[bytes] | None = None, *
     keys = [ARCHITECTURE] if keys is None else keys
     tensors = tensors or []
     version, n_tensor, n_key = (
-        change.get(name, default) for name, default in (("version", 3), ("n_tensor", len(tensors)), ("n_key", len(keys)))
+        change.get(name, default)
+        for name, default in (("version", 3), ("n_tensor", len(tensors)), ("n_key", len(keys)))
     )
     head = b"GGUF" + struct.pack("<IQQ", version, n_tensor, n_key) + b"".join(keys) + b"".join(tensors)
     return head + b"\0" * (-len(head) % 32) + change.get("data", b"\0" * 4096)
@@ -101,7 +102,10 @@ HOSTILE = {
     "an empty file": (b"", "is empty"),
     "another magic": (b"GGML" + b"\0" * 60, "not b'GGUF'"),
     "a web page": (b"<!DOCTYPE html><html><body>404</body></html>", "HTML page"),
-    "an LFS pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n", "Git LFS pointer"),
+    "an LFS pointer": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n",
+        "Git LFS pointer",
+    ),
     "a truncated header": (build()[:15], "ends inside the tensor count"),
     "a future version": (build(version=4), "GGUF version 4"),
     "a big-endian file": (build(version=0x03000000), "big-endian"),
@@ -122,17 +126,29 @@ HOSTILE = {
         build([ARCHITECTURE, key("k", ARRAY, struct.pack("<IQ", ARRAY, 1) * 3 + struct.pack("<IQ", U32, 0))]),
         "nests arrays",
     ),
-    "a key that is not UTF-8": (build([ARCHITECTURE, text(b"\xff\xfe") + struct.pack("<II", U32, 1)]), "not UTF-8"),
+    "a key that is not UTF-8": (
+        build([ARCHITECTURE, text(b"\xff\xfe") + struct.pack("<II", U32, 1)]),
+        "not UTF-8",
+    ),
     "an alignment of zero": (build([ARCHITECTURE, key("general.alignment", U32, b"\0" * 4)]), "power of two"),
-    "one tensor twice": (build(tensors=[tensor("t", (5,), F32, 0), tensor("t", (5,), F32, 32)]), "appears twice"),
+    "one tensor twice": (
+        build(tensors=[tensor("t", (5,), F32, 0), tensor("t", (5,), F32, 32)]),
+        "appears twice",
+    ),
     "a tensor of rank 5": (build(tensors=[tensor("t", (1, 1, 1, 1, 1), F32, 0)]), "rank 5"),
     "an unknown tensor type": (build(tensors=[tensor("t", (5,), 1000, 0)]), "unknown type 1000"),
     "sizes whose product overflows": (build(tensors=[tensor("t", (2**33, 2**33), F32, 0)]), "needs bytes"),
-    "a row that is no whole block": (build(tensors=[tensor("t", (33, 2), 8, 0)]), "cannot be cut into Q8_0 blocks"),
+    "a row that is no whole block": (
+        build(tensors=[tensor("t", (33, 2), 8, 0)]),
+        "cannot be cut into Q8_0 blocks",
+    ),
     "a size of zero": (build(tensors=[tensor("t", (0, 3), F32, 0)]), "cannot be cut"),
     "a tensor past the end": (build(tensors=[tensor("t", (2000,), F32, 0)]), "needs bytes"),
     "an unaligned tensor": (build(tensors=[tensor("t", (5,), F32, 4)]), "not a multiple of 32"),
-    "overlapping tensors": (build(tensors=[tensor("a", (16,), F32, 0), tensor("b", (5,), F32, 32)]), "overlap"),
+    "overlapping tensors": (
+        build(tensors=[tensor("a", (16,), F32, 0), tensor("b", (5,), F32, 32)]),
+        "overlap",
+    ),
     "a tensor name of 100 bytes": (build(tensors=[tensor("n" * 100, (5,), F32, 0)]), "at most 64"),
 }
 
@@ -153,7 +169,11 @@ def test_a_missing_file_and_a_folder_are_errors_too(tmp_path: Path) -> None:
 
 
 SOUND = build(
-    [ARCHITECTURE, key("llama.block_count", U32, b"\2\0\0\0"), key("s", ARRAY, struct.pack("<IQ", STRING, 2) + text("a") + text("bc"))],
+    [
+        ARCHITECTURE,
+        key("llama.block_count", U32, b"\2\0\0\0"),
+        key("s", ARRAY, struct.pack("<IQ", STRING, 2) + text("a") + text("bc")),
+    ],
     [tensor("a", (8, 3), F32, 0), tensor("b", (32, 2), 8, 96)],
     data=b"\0" * 256,
 )
@@ -161,7 +181,9 @@ SOUND = build(
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(position=st.integers(0, len(SOUND) - 1), value=st.integers(0, 255), cut=st.integers(0, len(SOUND)))
-def test_any_damage_gives_a_header_or_a_bad_model_file(tmp_path: Path, position: int, value: int, cut: int) -> None:
+def test_any_damage_gives_a_header_or_a_bad_model_file(
+    tmp_path: Path, position: int, value: int, cut: int
+) -> None:
     damaged = bytearray(SOUND)
     damaged[position] = value
     path = tmp_path / "damaged.gguf"

@@ -60,5 +60,9 @@ def test_a_layer_imports_only_what_is_to_its_right(path: Path) -> None:
 
 
 def test_every_top_level_module_has_a_layer() -> None:
-    present = {p.name.removesuffix(".py") for p in ROOT.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
+    present = {
+        p.name.removesuffix(".py")
+        for p in ROOT.iterdir()
+        if p.suffix == ".py" or (p / "__init__.py").exists()
+    }
     assert present - {"__init__", "__main__"} == set(LEVEL)

@@ -6,7 +6,14 @@ import pickle
 
 import pytest
 
-from conifer_gguf.errors import ConiferError, DoesNotFit, EngineDied, ModelLoadGated, PromptTooLong, UnknownModel
+from conifer_gguf.errors import (
+    ConiferError,
+    DoesNotFit,
+    EngineDied,
+    ModelLoadGated,
+    PromptTooLong,
+    UnknownModel,
+)
 from conifer_gguf.runtimes.base import RuntimeInfo
 from conifer_gguf.worker.messages import (
     Cancel,
@@ -26,7 +33,12 @@ from conifer_gguf.worker.sampler import Sampling
 
 MESSAGES: list[Message] = [
     Load("/m.gguf", "m", "auto", None, 3, "f16", 2),
-    Generate("1", messages=({"role": "user", "content": "é\n🙂"},), stop=("a", "b"), sampling=Sampling(0.5, logit_bias={7: -1.5})),
+    Generate(
+        "1",
+        messages=({"role": "user", "content": "é\n🙂"},),
+        stop=("a", "b"),
+        sampling=Sampling(0.5, logit_bias={7: -1.5}),
+    ),
     Generate("2", prompt="x", max_tokens=5, top_logprobs=0),
     Cancel("1"),
     Loaded(RuntimeInfo("llama.cpp", "llama", 512, 99, 2, "f16", 1, True), "why", False, 0.25, ("n",)),
@@ -39,7 +51,9 @@ ERRORS: list[ConiferError] = [
     UnknownModel("x", ("y", "z")),
     EngineDied("m", "killed by SIGKILL", "last"),
     DoesNotFit("m", 9, 8, 7, 6, 5, 4),
-    ModelLoadGated("m", ("conifer.ssd_scan/1",), ("ssd_scan",), "36 of 40 layers are Mamba-2", ("llama.cpp",)),
+    ModelLoadGated(
+        "m", ("conifer.ssd_scan/1",), ("ssd_scan",), "36 of 40 layers are Mamba-2", ("llama.cpp",)
+    ),
 ]
 
 

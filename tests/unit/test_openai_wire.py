@@ -12,11 +12,18 @@ from conifer_gguf.web import openai
 from conifer_gguf.worker.messages import Event, Finished, Started, Text
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
-EVENTS: list[Event] = [Started("1", 5, 2), Text("1", "Hel"), Text("1", "lo"), Finished("1", "length", 5, 2, 3, 0.1, 0.2)]
+EVENTS: list[Event] = [
+    Started("1", 5, 2),
+    Text("1", "Hel"),
+    Text("1", "lo"),
+    Finished("1", "length", 5, 2, 3, 0.1, 0.2),
+]
 
 
 def chat(**fields: Any) -> openai.ChatRequest:
-    request: openai.ChatRequest = openai.parse(openai.ChatRequest, json.dumps({"messages": MESSAGES, **fields}).encode())
+    request: openai.ChatRequest = openai.parse(
+        openai.ChatRequest, json.dumps({"messages": MESSAGES, **fields}).encode()
+    )
     return request
 
 
@@ -33,7 +40,9 @@ def test_unknown_fields_are_ignored_but_kept_in_messages_for_the_template() -> N
 
 def test_parts_of_text_become_one_text() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    assert chat(messages=[{"role": "user", "content": parts}]).to_generate().messages == ({"role": "user", "content": "ab"},)
+    assert chat(messages=[{"role": "user", "content": parts}]).to_generate().messages == (
+        {"role": "user", "content": "ab"},
+    )
 
 
 def test_max_completion_tokens_is_the_newer_name() -> None:
@@ -98,4 +107,3 @@ def test_typed_errors_carry_code_and_fields(error: Any, code: str, status: int, 
     body = openai.error_body(error)["error"]
     assert (body["code"], error.http_status, body["type"]) == (code, status, "invalid_request_error")
     assert field in body
-

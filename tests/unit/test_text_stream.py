@@ -38,7 +38,11 @@ def test_the_earliest_of_several_stop_strings_counts() -> None:
     assert stream.stopped == "b"
 
 
-@given(text=st.text(max_size=40), cuts=st.lists(st.integers(1, 7), max_size=40), stop=st.text(min_size=1, max_size=4))
+@given(
+    text=st.text(max_size=40),
+    cuts=st.lists(st.integers(1, 7), max_size=40),
+    stop=st.text(min_size=1, max_size=4),
+)
 def test_any_cutting_gives_the_text_before_the_stop(text: str, cuts: list[int], stop: str) -> None:
     data = text.encode("utf-8", "surrogatepass")
     stream, out, position = TextStream([stop]), "", 0

@@ -14,12 +14,26 @@ from world import ANIMALS, BOYS, COLOURS, FOODS, GIRLS, OBJECTS, PLACES, a
 Chat = list[tuple[str, str]]
 USER, ASSISTANT = "user", "assistant"
 
-OPPOSITES = dict(
-    big="small", hot="cold", day="night", up="down", wet="dry", fast="slow", old="new", full="empty", loud="quiet",
-    early="late", open="closed", light="dark", long="short", soft="hard", happy="sad", near="far", thick="thin",
-    strong="weak", left="right", rich="poor", sweet="sour", clean="dirty", inside="outside", first="last",
-)  # fmt: skip
-NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve".split()
+OPPOSITES = {
+    "big": "small", "hot": "cold", "day": "night", "up": "down", "wet": "dry", "fast": "slow", "old": "new", "full": "empty", "loud": "quiet",
+    "early": "late", "open": "closed", "light": "dark", "long": "short", "soft": "hard", "happy": "sad", "near": "far", "thick": "thin",
+    "strong": "weak", "left": "right", "rich": "poor", "sweet": "sour", "clean": "dirty", "inside": "outside", "first": "last",
+}  # fmt: skip
+NUMBERS = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+]
 WORDS = sorted({*OBJECTS, *FOODS, *ANIMALS, *COLOURS, *PLACES})
 
 
@@ -46,13 +60,17 @@ def questions(rng: Random) -> Chat:
     """A text, then questions whose answers stand in it, and sometimes one whose answer does not."""
     telling = tell(rng)
     facts = rng.sample(telling.facts, min(len(telling.facts), rng.randint(1, 4)))
-    intro = rng.choice(("Read this text.", "Here is a text.", "Please read this story and answer my question.", "Text:"))
+    intro = rng.choice(
+        ("Read this text.", "Here is a text.", "Please read this story and answer my question.", "Text:")
+    )
     chat: Chat = []
     for number, (question, answer) in enumerate(facts):
         asked = f"{intro}\n\n{telling.text()}\n\n{question}" if number == 0 else question
         chat += [(USER, asked), (ASSISTANT, answer)]
     if rng.random() < 0.2:
-        missing = rng.choice(("What did the king say?", "How much did the ship cost?", "What was the name of the dog?"))
+        missing = rng.choice(
+            ("What did the king say?", "How much did the ship cost?", "What was the name of the dog?")
+        )
         chat += [(USER, missing), (ASSISTANT, "The text does not say that.")]
     return chat
 
@@ -73,9 +91,15 @@ def sums(rng: Random) -> Chat:
         else:
             x, y, thing, who = rng.randint(2, 20), rng.randint(1, 20), rng.choice(FOODS), rng.choice(GIRLS)
             ask = f"{who} has {x} {plural(thing)} and gets {y} more. How many are there"
-            chat += [(USER, ask + "?"), (ASSISTANT, f"{x} + {y} = {x + y}, so {who} has {x + y} {plural(thing)}.")]
+            chat += [
+                (USER, ask + "?"),
+                (ASSISTANT, f"{x} + {y} = {x + y}, so {who} has {x + y} {plural(thing)}."),
+            ]
             continue
-        chat += [(USER, rng.choice((f"What is {ask}?", f"How much is {ask}?", f"{ask} = ?"))), (ASSISTANT, answer)]
+        chat += [
+            (USER, rng.choice((f"What is {ask}?", f"How much is {ask}?", f"{ask} = ?"))),
+            (ASSISTANT, answer),
+        ]
     return chat
 
 
@@ -108,7 +132,10 @@ def words(rng: Random) -> Chat:
             ask, answer = f"Sort these words: {', '.join(chosen)}.", ", ".join(sorted(chosen)) + "."
         else:
             n = rng.randint(0, 11)
-            ask, answer = f"Which number comes after {NUMBERS[n]}?", f"After {NUMBERS[n]} comes {NUMBERS[n + 1]}."
+            ask, answer = (
+                f"Which number comes after {NUMBERS[n]}?",
+                f"After {NUMBERS[n]} comes {NUMBERS[n + 1]}.",
+            )
         chat += [(USER, ask), (ASSISTANT, answer)]
     return chat
 
@@ -161,7 +188,10 @@ def plant(rng: Random) -> tuple[str, str, str]:
 
 def recall(rng: Random, n_words: int) -> Chat:
     """One to three planted facts, about `n_words` words of stories after them, then the questions."""
-    facts = {question: (sentence, answer) for sentence, question, answer in (plant(rng) for _ in range(rng.randint(1, 3)))}
+    facts = {
+        question: (sentence, answer)
+        for sentence, question, answer in (plant(rng) for _ in range(rng.randint(1, 3)))
+    }
     planted = " ".join(["Remember this.", *(sentence for sentence, _ in facts.values())])
     length, filler = 0, []
     while length < n_words:

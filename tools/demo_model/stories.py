@@ -148,11 +148,11 @@ def broken_and_mended(t: Telling) -> None:
         f"{h.his.capitalize()} {w.thing} was the best thing {h.name} had.",
     )
     t.say(
-        f"But one day it fell and broke in two.",
+        "But one day it fell and broke in two.",
         f"But {h.name} tripped over {w.sight(w.home)}, and it broke.",
-        f"Then the wind took it and threw it against a wall.",
+        "Then the wind took it and threw it against a wall.",
     )
-    t.fact(f"What broke?", f"The {w.thing} of {h.name} broke.")
+    t.fact("What broke?", f"The {w.thing} of {h.name} broke.")
     feel(t, "sad", "angry")
     t.say(
         f'"{f.name} can mend anything," {h.he} thought.',
@@ -183,7 +183,7 @@ def storm_rescue(t: Telling) -> None:
         f"In the evening a storm came up, and {f.name} was still {w.at(w.away)}.",
         f"Dark clouds came. {f.name} the {f.kind} had gone to the {w.away} and had not come back.",
     )
-    t.fact(f"Who was missing in the storm?", f"{f.name} was missing.")
+    t.fact("Who was missing in the storm?", f"{f.name} was missing.")
     t.say(
         f'"We must wait," said {s.name}. "No, we must go now," said {h.name}.',
         f"{s.name} said that it was too dark, but {h.name} was already at the door.",
@@ -205,7 +205,7 @@ def storm_rescue(t: Telling) -> None:
     t.say(
         f"Back {w.at(w.home)} there was hot soup for everybody.",
         f'"I knew you would come," said {f.name}.',
-        f"They sat by the fire until the storm was over.",
+        "They sat by the fire until the storm was over.",
     )
     ending(t)
 
@@ -229,7 +229,7 @@ def trade_chain(t: Telling) -> None:
     t.fact(f"What did {f.name} give for the {w.food}?", f"{f.name} gave {a(w.other)}.")
     t.say(
         f"Then {s.name} came by, who needed {a(w.other)} and had a {w.thing}.",
-        f"A little later {s.name} saw the {w.other}. \"I have looked for one like that for years,\" {s.he} said.",
+        f'A little later {s.name} saw the {w.other}. "I have looked for one like that for years," {s.he} said.',
     )
     t.say(
         f"They traded, and so {h.name} came home with the {w.thing}.",
@@ -243,9 +243,11 @@ def trade_chain(t: Telling) -> None:
 def fear_overcome(t: Telling) -> None:
     w, h, f = t.world, t.world.hero, t.world.friend
     fear = w.rng.choice(("the dark", "deep water", "high places", "loud noises", "big dogs", "being alone"))
-    t.say(f"{h.name} was afraid of {fear}.", f"There was one thing that {h.name} feared, and that was {fear}.")
+    t.say(
+        f"{h.name} was afraid of {fear}.", f"There was one thing that {h.name} feared, and that was {fear}."
+    )
     t.fact(f"What was {h.name} afraid of?", f"{h.name} was afraid of {fear}.")
-    t.maybe(0.6, f"{h.He} told nobody about it.", f"The others laughed about it, and that made it worse.")
+    t.maybe(0.6, f"{h.He} told nobody about it.", "The others laughed about it, and that made it worse.")
     t.say(
         f"Then {h.his} friend {f.name} lost a {w.thing} {w.at(w.away)}.",
         f"One day {f.name} forgot a {w.thing} {w.at(w.away)} and could not go back.",
@@ -261,7 +263,10 @@ def fear_overcome(t: Telling) -> None:
         f"{h.He} sang a song until {h.his} heart was quiet.",
         f"Step by step {h.he} went on, and nothing happened at all.",
     )
-    t.say(f"When {h.he} came back, {h.he} had the {w.object} in {h.his} hand.", f"Soon {h.he} held the {w.thing}.")
+    t.say(
+        f"When {h.he} came back, {h.he} had the {w.object} in {h.his} hand.",
+        f"Soon {h.he} held the {w.thing}.",
+    )
     t.say(
         f'"Were you not afraid?" asked {f.name}. "Yes," said {h.name}, "but I went anyway."',
         f"After that {fear} seemed much smaller.",
@@ -275,7 +280,7 @@ def secret_gift(t: Telling) -> None:
         f"It was almost the birthday of {f.name}, and {h.name} had no gift.",
         f"Tomorrow {f.name} would have a birthday. {h.name} wanted to make something.",
     )
-    t.fact(f"Whose birthday was it?", f"It was the birthday of {f.name}.")
+    t.fact("Whose birthday was it?", f"It was the birthday of {f.name}.")
     walk(t)
     t.say(
         f"{h.He} gathered {w.sight(w.away)} and an old board, and began to work.",
@@ -289,7 +294,7 @@ def secret_gift(t: Telling) -> None:
         f"In the morning {h.name} gave {f.him} a {w.thing}.",
         f"On the table stood a {w.thing}, still smelling of paint.",
     )
-    t.fact(f"What was the gift?", f"The gift was a {w.thing}.")
+    t.fact("What was the gift?", f"The gift was a {w.thing}.")
     t.say(
         f'"It is the best {w.object} in the world," said {f.name}.',
         f"{f.name} said nothing at first, and then hugged {h.him} hard.",
@@ -303,7 +308,7 @@ def clever_plan(t: Telling) -> None:
         f"Every night somebody took {a(w.food)} from the house of {h.name}.",
         f"Somebody was stealing from {h.name}. Each morning one {w.food} was missing.",
     )
-    t.fact(f"What was missing each morning?", f"Each morning {a(w.food)} was missing.")
+    t.fact("What was missing each morning?", f"Each morning {a(w.food)} was missing.")
     t.say(
         f'"It was {f.name}," people said, but {h.name} did not believe it.',
         f"Some thought of {f.name}. {h.name} wanted to be sure.",
@@ -317,7 +322,7 @@ def clever_plan(t: Telling) -> None:
         f"At midnight there was a noise. It was {s.name} the {s.kind}!",
         f"In the middle of the night {h.he} heard steps, and there stood {s.name}.",
     )
-    t.fact(f"Who took the food?", f"{s.name} took the food.")
+    t.fact("Who took the food?", f"{s.name} took the food.")
     t.say(
         f'"I was so hungry," said {s.name}. "Then ask next time," said {h.name}.',
         f"{s.name} began to cry, because there was nothing to eat at home.",
@@ -348,10 +353,19 @@ def the_race(t: Telling) -> None:
     )
     winner = w.rng.choice((h, s))
     if winner is h:
-        t.say(f"{h.name} ran on as fast as {h.he} could and came in first.", f"{h.name} jumped over a ditch and won.")
-        t.say(f"Then {h.he} went back, gave {f.name} a hand, and shared the prize.", f"{h.He} gave {f.name} half of the cake.")
+        t.say(
+            f"{h.name} ran on as fast as {h.he} could and came in first.",
+            f"{h.name} jumped over a ditch and won.",
+        )
+        t.say(
+            f"Then {h.he} went back, gave {f.name} a hand, and shared the prize.",
+            f"{h.He} gave {f.name} half of the cake.",
+        )
     else:
-        t.say(f"{h.name} stopped and helped {f.him} up, so {s.name} won.", f"{h.name} turned back, and {s.name} ran past.")
+        t.say(
+            f"{h.name} stopped and helped {f.him} up, so {s.name} won.",
+            f"{h.name} turned back, and {s.name} ran past.",
+        )
         t.say(
             f'"You could have won," said {f.name}. "I know," said {h.name}.',
             f"But {s.name} had seen it, and gave the {w.object} to {h.name}.",
@@ -373,7 +387,7 @@ def ending(t: Telling) -> None:
         f"That night {h.name} slept well.",
         f"And from that day on {h.name} and {f.name} were friends.",
         f"{h.name} went home in the dark, and the stars were out.",
-        f"Sometimes they still talk about that day.",
+        "Sometimes they still talk about that day.",
         f"The next morning the sun came up over the {w.home}, and everything was good.",
         f"{h.He} never forgot it.",
         f'"Tomorrow we will do it again," said {f.name}, and they did.',

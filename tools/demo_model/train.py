@@ -58,9 +58,13 @@ def held_out_loss(model: torch.nn.Module, encoder: Encoder) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("name", choices=sorted(MODELS))
-    parser.add_argument("--out", type=Path, required=True, help="folder for the tokenizer, checkpoints and the log")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for the tokenizer, checkpoints and the log"
+    )
     parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--stop-after", type=float, default=float("inf"), metavar="SECONDS")
     parser.add_argument("--threads", type=int, default=2)
@@ -111,7 +115,11 @@ def save(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer,
     temporary = folder / "state.tmp"
     torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, temporary)
     temporary.replace(folder / "state.pt")
-    weights = {name: value.to(torch.bfloat16) for name, value in model.state_dict().items() if name != "lm_head.weight"}
+    weights = {
+        name: value.to(torch.bfloat16)
+        for name, value in model.state_dict().items()
+        if name != "lm_head.weight"
+    }
     torch.save({"model": weights, "step": step}, folder / "weights-bf16.pt")
 
 

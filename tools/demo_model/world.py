@@ -8,12 +8,114 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from random import Random
 
-GIRLS = "Mira Lena Tilda Nora Ada Pia Rosa Hanna Ines Juna Zoe Clara Vera Emma Lotte Sofia Maja Greta Olga Dina".split()
-BOYS = "Tom Jonas Emil Oskar Milo Felix Anton Bruno Leo Hugo Nils Pavel Ivo Marco Theo Karl Sami Rudi Otto Finn".split()
-ANIMALS = "fox hedgehog badger otter squirrel mouse rabbit heron crow goat donkey turtle beaver owl hare duck".split()
-ANIMAL_NAMES = "Pip Bramble Moss Fern Tuck Dot Hazel Rusty Nib Willow Patch Clover Soot Juniper Puck Biscuit".split()
-COLOURS = "red blue green yellow white black brown grey silver golden orange purple".split()
-JOBS = "baker miller fisher gardener teacher carpenter shepherd postman potter weaver sailor clockmaker".split()
+GIRLS = [
+    "Mira",
+    "Lena",
+    "Tilda",
+    "Nora",
+    "Ada",
+    "Pia",
+    "Rosa",
+    "Hanna",
+    "Ines",
+    "Juna",
+    "Zoe",
+    "Clara",
+    "Vera",
+    "Emma",
+    "Lotte",
+    "Sofia",
+    "Maja",
+    "Greta",
+    "Olga",
+    "Dina",
+]
+BOYS = [
+    "Tom",
+    "Jonas",
+    "Emil",
+    "Oskar",
+    "Milo",
+    "Felix",
+    "Anton",
+    "Bruno",
+    "Leo",
+    "Hugo",
+    "Nils",
+    "Pavel",
+    "Ivo",
+    "Marco",
+    "Theo",
+    "Karl",
+    "Sami",
+    "Rudi",
+    "Otto",
+    "Finn",
+]
+ANIMALS = [
+    "fox",
+    "hedgehog",
+    "badger",
+    "otter",
+    "squirrel",
+    "mouse",
+    "rabbit",
+    "heron",
+    "crow",
+    "goat",
+    "donkey",
+    "turtle",
+    "beaver",
+    "owl",
+    "hare",
+    "duck",
+]
+ANIMAL_NAMES = [
+    "Pip",
+    "Bramble",
+    "Moss",
+    "Fern",
+    "Tuck",
+    "Dot",
+    "Hazel",
+    "Rusty",
+    "Nib",
+    "Willow",
+    "Patch",
+    "Clover",
+    "Soot",
+    "Juniper",
+    "Puck",
+    "Biscuit",
+]
+COLOURS = [
+    "red",
+    "blue",
+    "green",
+    "yellow",
+    "white",
+    "black",
+    "brown",
+    "grey",
+    "silver",
+    "golden",
+    "orange",
+    "purple",
+]
+JOBS = [
+    "baker",
+    "miller",
+    "fisher",
+    "gardener",
+    "teacher",
+    "carpenter",
+    "shepherd",
+    "postman",
+    "potter",
+    "weaver",
+    "sailor",
+    "clockmaker",
+]
 
 # name: (preposition, things one finds there)
 PLACES: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -36,22 +138,114 @@ PLACES: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 WEATHER: dict[str, tuple[str, ...]] = {
-    "rain": ("It was raining", "Rain fell all day", "A soft rain had started", "The rain drummed on the roofs"),
-    "sun": ("The sun was shining", "It was a bright day", "The morning was warm and clear", "Not a cloud was in the sky"),
-    "snow": ("Snow lay on everything", "It had snowed in the night", "Thick snow was falling", "The first snow had come"),
-    "wind": ("A strong wind blew", "The wind pulled at every door", "It was a windy day", "The wind would not stop"),
-    "fog": ("Fog hid the roofs", "The fog was as thick as wool", "A grey fog had come up", "Nobody could see far in the fog"),
-    "storm": ("A storm was coming", "Dark clouds stood in the west", "Thunder rolled far away", "The air smelled of storm"),
+    "rain": (
+        "It was raining",
+        "Rain fell all day",
+        "A soft rain had started",
+        "The rain drummed on the roofs",
+    ),
+    "sun": (
+        "The sun was shining",
+        "It was a bright day",
+        "The morning was warm and clear",
+        "Not a cloud was in the sky",
+    ),
+    "snow": (
+        "Snow lay on everything",
+        "It had snowed in the night",
+        "Thick snow was falling",
+        "The first snow had come",
+    ),
+    "wind": (
+        "A strong wind blew",
+        "The wind pulled at every door",
+        "It was a windy day",
+        "The wind would not stop",
+    ),
+    "fog": (
+        "Fog hid the roofs",
+        "The fog was as thick as wool",
+        "A grey fog had come up",
+        "Nobody could see far in the fog",
+    ),
+    "storm": (
+        "A storm was coming",
+        "Dark clouds stood in the west",
+        "Thunder rolled far away",
+        "The air smelled of storm",
+    ),
 }
 
-OBJECTS = (
-    "lantern key basket kite boat drum scarf book bell rope compass hat mirror whistle umbrella cup letter map "
-    "hammer flute blanket coin bucket spoon wheel box button clock ladder candle ribbon violin"
-).split()
-FOODS = "apple pear loaf cake melon plum pie carrot bun cherry pancake berry nut egg biscuit turnip".split()
+OBJECTS = [
+    "lantern",
+    "key",
+    "basket",
+    "kite",
+    "boat",
+    "drum",
+    "scarf",
+    "book",
+    "bell",
+    "rope",
+    "compass",
+    "hat",
+    "mirror",
+    "whistle",
+    "umbrella",
+    "cup",
+    "letter",
+    "map",
+    "hammer",
+    "flute",
+    "blanket",
+    "coin",
+    "bucket",
+    "spoon",
+    "wheel",
+    "box",
+    "button",
+    "clock",
+    "ladder",
+    "candle",
+    "ribbon",
+    "violin",
+]
+FOODS = [
+    "apple",
+    "pear",
+    "loaf",
+    "cake",
+    "melon",
+    "plum",
+    "pie",
+    "carrot",
+    "bun",
+    "cherry",
+    "pancake",
+    "berry",
+    "nut",
+    "egg",
+    "biscuit",
+    "turnip",
+]
 FEELINGS = {"glad": "smiled", "sad": "sighed", "proud": "stood very straight", "afraid": "trembled", "tired": "yawned",
             "curious": "looked closer", "angry": "stamped", "calm": "breathed slowly"}  # fmt: skip
-TRAITS = "brave shy clever patient careless kind stubborn cheerful quiet curious clumsy honest proud gentle".split()
+TRAITS = [
+    "brave",
+    "shy",
+    "clever",
+    "patient",
+    "careless",
+    "kind",
+    "stubborn",
+    "cheerful",
+    "quiet",
+    "curious",
+    "clumsy",
+    "honest",
+    "proud",
+    "gentle",
+]
 
 
 @dataclass
