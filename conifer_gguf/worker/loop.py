@@ -6,11 +6,12 @@ a long prompt does not silence the others. The loop is driven by one thread, in 
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
 
-from ..errors import BadRequest, ConiferError, PromptTooLong
+from ..errors import BadRequest, Cancelled, ConiferError, PromptTooLong
 from ..runtimes.base import Logits, Runtime, SequenceId
 from .messages import Event, Failed, Finished, FinishReason, Generate, Started, Text, TokenLogprob
 from .prefix_cache import PrefixCache
@@ -51,6 +52,8 @@ class Loop:
         self._queue: deque[Generate] = deque()
         self._active: dict[str, _Active] = {}
         self._cancelled: set[str] = set()
+        self._stepping: frozenset[str] = frozenset()  # requests in the running advance
+        self._stepping_lock = threading.Lock()
 
     @property
     def idle(self) -> bool:
@@ -60,8 +63,11 @@ class Loop:
         self._queue.append(request)
 
     def cancel(self, request_id: str) -> None:
-        """Stop a request at the end of the running step. Any thread."""
+        """Stop a request: at once where it is alone, else at the end of the running step. Any thread."""
         self._cancelled.add(request_id)
+        with self._stepping_lock:
+            if self._stepping == {request_id}:  # an interrupted step tears every sequence in it
+                self._runtime.cancel()
 
     def close(self) -> None:
         """Drop every request and every sequence; the runtime lives on."""
@@ -78,16 +84,30 @@ class Loop:
         if not self._active:
             return events
         feed = self._feed()
+        fed = [a for a in self._active.values() if a.sequence in feed]
         try:
-            logits = self._runtime.advance(feed)
+            logits = self._advance(feed, fed)
+        except Cancelled:
+            for active in fed:
+                self._finish(active, "cancelled", events, keep=False)
+            return events
         except ConiferError as error:
-            for active in [a for a in self._active.values() if a.sequence in feed]:
+            for active in fed:
                 self._remove(active, keep=False)
                 events.append(Failed(active.request.id, error))
             return events
-        for active in [a for a in self._active.values() if a.sequence in feed]:
+        for active in fed:
             self._take(active, len(feed[active.sequence]), logits[active.sequence][-1], events)
         return events
+
+    def _advance(self, feed: dict[SequenceId, list[int]], fed: list[_Active]) -> dict[SequenceId, Logits]:
+        with self._stepping_lock:
+            self._stepping = frozenset(a.request.id for a in fed)
+        try:
+            return self._runtime.advance(feed)
+        finally:
+            with self._stepping_lock:
+                self._stepping = frozenset()
 
     def _drop_cancelled(self, events: list[Event]) -> None:
         for request_id in list(self._cancelled):
@@ -200,7 +220,9 @@ class Loop:
     def _show(self, token: int) -> str:
         return self._runtime.vocabulary.piece(token, special=True).decode("utf-8", "replace")
 
-    def _finish(self, active: _Active, reason: FinishReason, events: list[Event]) -> None:
+    def _finish(
+        self, active: _Active, reason: FinishReason, events: list[Event], *, keep: bool = True
+    ) -> None:
         now = time.perf_counter()
         rest = active.stream.finish()
         if rest:
@@ -217,7 +239,7 @@ class Loop:
                 generate_s=now - first,
             )
         )
-        self._remove(active, keep=True)
+        self._remove(active, keep=keep)
 
     def _remove(self, active: _Active, *, keep: bool) -> None:
         active.sampler.close()

@@ -1,7 +1,8 @@
 """The engine process: `python -m conifer_gguf.worker.main`, messages on stdin and stdout.
 
-It dies with its parent, because its input ends then, and also in the middle of a step. Anything that native code
-prints goes to stderr, whose last lines the parent keeps as the last words of a process that died.
+It dies with its parent, because its input ends then: also while loading and in the middle of a step, since a thread of
+its own reads. (PR_SET_PDEATHSIG would follow the thread that spawned it, and a server's threads come and go.) Anything
+that native code prints goes to stderr, whose last lines the parent keeps as the last words of a process that died.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ def main() -> NoReturn:
     pipe = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which cancels
-    load = decode(sys.stdin.buffer.readline())
+    inbox = Inbox()
+    threading.Thread(target=inbox.read, daemon=True).start()
+    load = inbox.messages.get()
     assert isinstance(load, Load)
     started = time.perf_counter()
     try:
@@ -43,8 +46,9 @@ def main() -> NoReturn:
     except ConiferError as error:
         send(pipe, Failed("", error))
         sys.exit(1)
+    inbox.loop = loop
     send(pipe, ready(loaded, loop, time.perf_counter() - started))
-    serve(loop, pipe)
+    serve(loop, inbox, pipe)
 
 
 def ready(loaded: LoadedModel, loop: Loop, load_s: float) -> Loaded:
@@ -54,27 +58,35 @@ def ready(loaded: LoadedModel, loop: Loop, load_s: float) -> Loaded:
     return Loaded(loaded.runtime.info, loaded.choice.reason, not loop.template.is_fallback, load_s, notices)
 
 
-def serve(loop: Loop, pipe: BinaryIO) -> NoReturn:
-    """Run requests for ever. The reading thread only queues; the loop's thread does all native work."""
-    inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
-    threading.Thread(target=read, args=(loop, inbox), daemon=True).start()
+class Inbox:
+    """Messages from the parent, in order. The reading thread does no native work; it only stops some."""
+
+    def __init__(self) -> None:
+        self.messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self.loop: Loop | None = None
+
+    def read(self) -> NoReturn:
+        for line in sys.stdin.buffer:
+            message = decode(line)
+            if isinstance(message, Cancel) and self.loop is not None:
+                self.loop.cancel(message.id)
+            self.messages.put(message)
+        os._exit(0)  # the parent is gone; the main thread may be deep in native code
+
+
+def serve(loop: Loop, inbox: Inbox, pipe: BinaryIO) -> NoReturn:
+    """Run requests for ever; all native work happens in this thread."""
     while True:
-        while loop.idle or not inbox.empty():
-            message = inbox.get()
+        while loop.idle or not inbox.messages.empty():
+            message = inbox.messages.get()
             if isinstance(message, Generate):
                 loop.submit(message)
+            elif isinstance(
+                message, Cancel
+            ):  # again: the first time its request may not have been submitted yet
+                loop.cancel(message.id)
         for event in loop.step():
             send(pipe, event)
-
-
-def read(loop: Loop, inbox: queue.SimpleQueue[Message]) -> None:
-    for line in sys.stdin.buffer:
-        message = decode(line)
-        if isinstance(message, Cancel):
-            loop.cancel(message.id)
-        else:
-            inbox.put(message)
-    os._exit(0)  # the parent is gone; the loop's thread may be deep in native code
 
 
 def send(pipe: BinaryIO, message: Message) -> None:
