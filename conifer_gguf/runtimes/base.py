@@ -38,6 +38,7 @@ class Vocabulary(Protocol):
     n_vocab: int
     bos: int | None
     eos: int | None
+    adds_bos: bool  # `tokenize` with `add_special` begins with `bos`
     chat_template: str | None
 
     def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:

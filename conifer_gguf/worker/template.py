@@ -1,26 +1,36 @@
 """From messages to prompt tokens: the model's own chat template, in a sandbox.
 
-A template is code from a stranger's file, so it runs in jinja2's immutable sandbox, with a bound on what it may print,
-in the process that can be killed. What a user writes must not turn into control tokens: control strings inside the
+A template is code from a stranger's file, so it runs in jinja2's immutable sandbox (see sandbox.py), with bounds on its
+length, its time and what it may print, in the process that can be killed. What a user writes must not turn into control tokens: control strings inside the
 content are swapped for private-use characters before rendering, and put back as plain text when tokenising.
 """
 
 from __future__ import annotations
 
-import datetime
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import jinja2
-import jinja2.ext
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ..errors import BadRequest
 from ..runtimes.base import Vocabulary
+from .sandbox import RenderLimit, environment, within
 
+MAX_TEMPLATE = 1 << 20  # characters; the longest that models come with are below 30,000
 MAX_RENDERED = 64 << 20  # characters; more than any window holds
+RENDER_LIMIT_S = 10.0
+# What a template's own code can raise, from messages that it was not written for.
+REFUSALS = (
+    jinja2.TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 FIRST_SENTINEL = 0xF0000  # supplementary private use area A
 
 FALLBACK = (
@@ -48,10 +58,18 @@ class ChatTemplate:
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
         self.is_fallback = vocabulary.chat_template is None
+        self._problem: BadRequest | None = None  # kept for the first chat: raw completion needs no template
+        source = vocabulary.chat_template or FALLBACK
         try:
-            self._template = _environment().from_string(vocabulary.chat_template or FALLBACK)
-        except jinja2.TemplateError as error:
-            raise BadRequest(f"the model's chat template cannot be compiled: {error}") from error
+            if len(source) > MAX_TEMPLATE:
+                raise BadRequest(
+                    f"the model's chat template has {len(source)} characters, {MAX_TEMPLATE} are allowed"
+                )
+            self._template = environment().from_string(source)
+        except BadRequest as problem:
+            self._problem = problem
+        except (jinja2.TemplateError, RecursionError) as error:
+            self._problem = BadRequest(f"the model's chat template cannot be compiled: {error}")
 
     @property
     def stop(self) -> tuple[str, ...]:
@@ -61,8 +79,10 @@ class ChatTemplate:
     def prompt(self, messages: Sequence[Message], options: Mapping[str, Any] | None = None) -> Prompt:
         """Render and tokenise a conversation, up to where the assistant speaks.
 
-        Raises BadRequest when the template refuses the messages.
+        Raises BadRequest when the template refuses the messages, takes too long or cannot be compiled.
         """
+        if self._problem is not None:
+            raise self._problem
         guarded, hidden = self._hide_control_strings(messages)
         tokens = self._tokenize(self._render(guarded, options or {}, True), hidden)
         past = self._tokenize(self._render(guarded, options or {}, False), hidden)
@@ -80,24 +100,22 @@ class ChatTemplate:
             "add_generation_prompt": generation,
             **options,
         }
-        pieces, size = [], 0
         try:
-            for piece in self._template.generate(context):
-                pieces.append(piece)
-                size += len(piece)
-                if size > MAX_RENDERED:
-                    raise BadRequest(f"the model's chat template printed more than {MAX_RENDERED} characters")
-        except (
-            jinja2.TemplateError,
-            TypeError,
-            ValueError,
-            KeyError,
-            AttributeError,
-            OverflowError,
-        ) as error:
+            return within(RENDER_LIMIT_S, lambda: self._print(context))
+        except RenderLimit as limit:
+            raise BadRequest(f"the model's chat template {limit}", "messages") from limit
+        except REFUSALS as error:
             raise BadRequest(
                 f"the model's chat template refuses these messages: {error}", "messages"
             ) from error
+
+    def _print(self, context: Mapping[str, Any]) -> str:
+        pieces, size = [], 0
+        for piece in self._template.generate(context):
+            pieces.append(piece)
+            size += len(piece)
+            if size > MAX_RENDERED:
+                raise RenderLimit(f"printed more than {MAX_RENDERED} characters")
         return "".join(pieces)
 
     def _text(self, token: int | None) -> str:
@@ -134,36 +152,16 @@ class ChatTemplate:
         start = 0
         for end, character in enumerate(text):
             if character in hidden:
-                tokens += self._piece(text[start:end], first=start == 0, parse_special=True)
-                tokens += self._piece(hidden[character], first=False, parse_special=False)
+                tokens += self._piece(text[start:end], parse_special=True)
+                tokens += self._piece(hidden[character], parse_special=False)
                 start = end + 1
-        tokens += self._piece(text[start:], first=start == 0, parse_special=True)
-        # Most templates write the BOS themselves; llama.cpp would add a second one.
-        if len(tokens) > 1 and tokens[0] == tokens[1] == self._vocabulary.bos:
-            del tokens[0]
+        tokens += self._piece(text[start:], parse_special=True)
+        bos = self._vocabulary.bos
+        if (
+            self._vocabulary.adds_bos and bos is not None and tokens[:1] != [bos]
+        ):  # most templates write it themselves
+            tokens.insert(0, bos)
         return tokens
 
-    def _piece(self, text: str, *, first: bool, parse_special: bool) -> list[int]:
-        return self._vocabulary.tokenize(text, add_special=first, parse_special=parse_special) if text else []
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        extensions=[jinja2.ext.loopcontrols],
-        undefined=jinja2.ChainableUndefined,
-    )
-    environment.globals["raise_exception"] = _refuse
-    environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
-    environment.filters["tojson"] = _to_json
-    return environment
-
-
-def _refuse(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
-
-
-def _to_json(value: Any, indent: int | None = None, **_: Any) -> str:
-    # jinja2's own filter escapes for HTML, which models were not trained on.
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+    def _piece(self, text: str, *, parse_special: bool) -> list[int]:
+        return self._vocabulary.tokenize(text, add_special=False, parse_special=parse_special) if text else []
