@@ -57,6 +57,7 @@ class LlamaRuntime:
         repack: bool | None = None,
     ) -> None:
         llama_log.install()
+        llama_log.forget()
         lib.llama_backend_init()
         self._model = _load_model(path, repacking_is_safe() if repack is None else repack)
         try:

@@ -37,6 +37,11 @@ def install() -> None:
     lib._lib.ggml_set_abort_callback(_on_abort)
 
 
+def forget() -> None:
+    """Begin a new operation: warnings of the one before do not explain its failure."""
+    _lines.clear()
+
+
 def last_words(n: int = 3) -> str:
     """The last warnings and errors, newest last."""
     return "; ".join(list(_lines)[-n:]) or "llama.cpp gave no reason"
