@@ -38,7 +38,7 @@ def truth(tokens: list[int]) -> Logits:
 
 @pytest.fixture
 def runtime() -> Iterator[LlamaRuntime]:
-    made = LlamaRuntime(MODEL, n_ctx=N_CTX, n_threads=2, cache_type="f32", max_sequences=4)
+    made = LlamaRuntime(MODEL, n_ctx=N_CTX, n_threads=1, cache_type="f32", max_sequences=4)
     yield made
     made.shutdown()
 
