@@ -20,6 +20,7 @@ import llama_cpp.llama_cpp as lib
 import numpy as np
 
 from ..settings import home
+from .child import python_command
 
 WIDTH, VOCABULARY = 64, 96
 TIMEOUT_S = 60
@@ -36,7 +37,7 @@ def repacking_is_safe() -> bool:
         return bool(json.loads(answer.read_text()))
     except (OSError, ValueError):
         pass
-    command = [sys.executable, "-m", "conifer_gguf.runtimes.repack"]
+    command = python_command("conifer_gguf.runtimes.repack")
     try:
         child = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, check=False)
         safe = child.returncode == 0
@@ -56,7 +57,7 @@ def _cpu_flags() -> frozenset[str]:
     return frozenset(line.partition(":")[2].split())
 
 
-def try_it() -> None:
+def main() -> None:
     """Decode a few tokens of a random one-layer model with the default layout; crashes where that crashes."""
     with tempfile.TemporaryDirectory(prefix="conifer-probe-") as folder:
         path = Path(folder) / "probe.gguf"
@@ -91,7 +92,3 @@ def _write_model(path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-
-
-if __name__ == "__main__":
-    try_it()

@@ -1,4 +1,4 @@
-"""The engine process: `python -m conifer_gguf.worker.main`, messages on stdin and stdout.
+"""The engine process: messages on stdin and stdout. worker/process.py is the parent's end.
 
 It dies with its parent, because its input ends then: also while loading and in the middle of a step, since a thread of
 its own reads. (PR_SET_PDEATHSIG would follow the thread that spawned it, and a server's threads come and go.) Anything
@@ -92,7 +92,3 @@ def serve(loop: Loop, inbox: Inbox, pipe: BinaryIO) -> NoReturn:
 def send(pipe: BinaryIO, message: Message) -> None:
     pipe.write(encode(message))
     pipe.flush()
-
-
-if __name__ == "__main__":
-    main()

@@ -8,12 +8,12 @@ import itertools
 import queue
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Generator
 from pathlib import Path
 
 from ..errors import EngineDied
+from ..runtimes.child import python_command
 from .messages import Cancel, Event, Failed, Finished, Generate, Load, Loaded, Message, decode, encode
 
 LAST_WORDS = 6  # lines of stderr to keep
@@ -40,7 +40,7 @@ class EngineProcess:
         self._closing = False
         self._stderr: collections.deque[str] = collections.deque(maxlen=LAST_WORDS)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "conifer_gguf.worker.main"],
+            python_command("conifer_gguf.worker.main"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
