@@ -21,7 +21,7 @@ CACHE_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}  # per element
 BASELINE = 110 << 20  # an engine process before it loads a model: interpreter, NumPy, ggml
 BATCH = 512  # tokens of one prefill step; scratch grows with it
 CONTEXT_STEP = 256  # llama.cpp pads a window to a multiple of this
-LEAST_CONTEXT = 512
+LEAST_CONTEXT, LONGEST_CONTEXT = 512, 1 << 21
 # Attention scores of one prefill step, bytes. Up to here they are kept whole, in float32: exact, and decoding a long
 # context measured up to 2.2 times faster than ggml's flash attention, which sums V in f16. Beyond, memory decides.
 MOST_SCORES = 512 << 20
@@ -205,7 +205,8 @@ def fit(
     wish = plan(shape, wanted, cache_type, n_sequences)
     if wish.total <= free:
         return wish
-    steps = range(CONTEXT_STEP, wanted, CONTEXT_STEP)
+    # Not a bisection: where flash attention takes over, a longer window can cost less.
+    steps = range(CONTEXT_STEP, min(wanted, LONGEST_CONTEXT), CONTEXT_STEP)
     largest = next((n for n in reversed(steps) if plan(shape, n, cache_type, n_sequences).total <= free), 0)
     if n_ctx is None and largest >= LEAST_CONTEXT:
         return plan(shape, largest, cache_type, n_sequences)
