@@ -56,6 +56,13 @@ def catalog_dir() -> Path:
     return checkout / "catalog" if (checkout / "pyproject.toml").is_file() else native_dir() / "catalog"
 
 
+def include_dir() -> Path:
+    """Where `conifer_kernel.h` lies: a checkout's own `native/include/`, else the installed copy."""
+    checkout = Path(__file__).parent.parent
+    in_tree = (checkout / "pyproject.toml").is_file()
+    return (checkout / "native" if in_tree else native_dir()) / "include"
+
+
 def format_bytes(n: int) -> str:
     """Decimal units, three significant digits: 98362432 -> '98.4 MB'."""
     size = float(n)
