@@ -95,3 +95,15 @@ def test_what_a_model_writes_cannot_run_as_script(page: Page, server: Server) ->
     ask(page, "Hi")
     expect(page.locator(".turn.assistant")).to_contain_text("ok")
     assert page.evaluate("window.hacked") is None
+
+
+def test_the_page_says_when_the_server_is_gone_and_notices_its_return(page: Page, home: Path) -> None:
+    with serving(str(TINY), "--ctx", "512") as first:
+        page.goto(first.url)
+        page.wait_for_selector("select option", state="attached")
+    page.evaluate("dispatchEvent(new Event('focus'))")
+    expect(page.get_by_role("status")).to_contain_text("does not answer")
+    port = first.url.rstrip("/").rsplit(":", 1)[1]
+    with serving(str(TINY), "--ctx", "512", "--port", port):
+        page.evaluate("dispatchEvent(new Event('focus'))")
+        expect(page.get_by_role("status")).to_have_count(0)

@@ -85,18 +85,28 @@ function App() {
   const [turns, setTurns] = useState([]);
   const [draft, setDraft] = useState("");
   const [writing, setWriting] = useState(null); // the AbortController of the running answer
+  const [away, setAway] = useState(false); // the server did not answer the last question about its models
   const end = useRef(null);
   const box = useRef(null);
   const model = models.find((m) => m.id === chosen);
 
   async function refresh() {
-    const response = await call("/api/models");
-    if (!response.ok) return;
-    const body = await response.json();
-    setModels(body.models);
-    setChosen((now) => now || body.default || "");
+    try {
+      const response = await call("/api/models");
+      setAway(false);
+      if (!response.ok) return;
+      const body = await response.json();
+      setModels(body.models);
+      setChosen((now) => now || body.default || "");
+    } catch {
+      setAway(true);
+    }
   }
-  useEffect(() => { refresh(); }, []);
+  useEffect(() => {
+    refresh();
+    addEventListener("focus", refresh); // models may have been pulled or registered in a terminal meanwhile
+    return () => removeEventListener("focus", refresh);
+  }, []);
   useEffect(() => { end.current?.scrollIntoView({ block: "end" }); }, [turns]);
 
   async function ask(text) {
@@ -148,6 +158,7 @@ function App() {
       <button onClick=${() => { writing?.abort(); setTurns([]); }} disabled=${!turns.length}>New chat</button>
     </header>
     <${About} model=${model} />
+    ${away && html`<div class="notice" role="status">The server does not answer: start it again with <code>conifer-gguf serve</code>, then come back to this page.</div>`}
     <main aria-live="polite">
       ${!turns.length && html`<div class="empty">
         <h2>${models.length ? "Ask something" : "No models yet"}</h2>
