@@ -19,8 +19,8 @@ import llama_cpp
 import llama_cpp.llama_cpp as lib
 import numpy as np
 
+from ..child import python_command
 from ..settings import home
-from .child import python_command
 
 WIDTH, VOCABULARY = 64, 96
 TIMEOUT_S = 60

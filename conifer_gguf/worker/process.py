@@ -12,8 +12,8 @@ import threading
 from collections.abc import Generator
 from pathlib import Path
 
+from ..child import python_command
 from ..errors import EngineDied
-from ..runtimes.child import python_command
 from .messages import Cancel, Event, Failed, Finished, Generate, Load, Loaded, Message, decode, encode
 
 LAST_WORDS = 6  # lines of stderr to keep

@@ -22,7 +22,7 @@ LAYERS: list[set[str]] = [
     {"engine"},
     {"kit"},
     {"ops", "gguf", "native_api"},
-    {"errors", "settings"},
+    {"errors", "settings", "child"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

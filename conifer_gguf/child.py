@@ -11,7 +11,7 @@ def python_command(module: str) -> list[str]:
 
     Not `python -m`: that puts the working directory first on the path, where a stray json.py would be imported.
     """
-    package_root = str(Path(__file__).resolve().parents[2])
+    package_root = str(Path(__file__).resolve().parents[1])
     code = (
         f"import importlib, sys; root = {package_root!r}; root in sys.path or sys.path.insert(0, root); "
         "importlib.import_module(sys.argv[1]).main()"
