@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import socket
 
 import click
@@ -82,6 +83,8 @@ def command(
             allowed_hosts=frozenset(hosts),
         ),
     )
+    # Requests that wait for a thread are ordinary here: an answer takes seconds.
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     banner(served, options)
     shown = f"[{host}]" if ":" in host else host
     click.echo(f"http://{shown}:{listener.getsockname()[1]}")

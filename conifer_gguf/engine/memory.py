@@ -154,8 +154,9 @@ def plan(shape: Geometry, n_ctx: int, cache_type: str = "f16", n_sequences: int 
     scores = 4 * BATCH * shape.n_head * padded * n_sequences if shape.cache_elements else 0
     # llama.cpp reads a quantised cache only with flash attention, and would cast an f32 cache to f16 for it.
     flash = cache_type == "q8_0" or (cache_type == "f16" and scores > MOST_SCORES)
-    # The widest intermediates of one prefill step: logits of every row, and a few activations.
-    scratch = 4 * BATCH * (shape.n_vocab + 4 * shape.n_ff + 8 * shape.n_embd) + (0 if flash else scores)
+    # The widest activations of one prefill step. Logits are made for the last row alone; who asks for every row pays
+    # for the answer besides.
+    scratch = 4 * BATCH * (4 * shape.n_ff + 8 * shape.n_embd) + (0 if flash else scores)
     return Plan(
         n_ctx=n_ctx,
         n_sequences=n_sequences,
