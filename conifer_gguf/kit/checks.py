@@ -1,0 +1,303 @@
+"""The rules of the kernel contract that are about results: each check yields cases, each case runs the kernel.
+
+A case returns the largest relative error that it saw, or None where bits are compared; it raises Finding when a rule is
+broken. Guard pages, canaries, unchanged inputs and foreign slots are watched in every run (`execution.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from ..native_api.kernels import Kernel
+from ..ops import TOKENS, Operand
+from .arena import Spacing
+from .execution import Finding, Result, execute, same_bits, worst_error
+from .maker import USUAL_RANGE, Maker, Shaper, Variant
+from .problem import Problem, token_rows
+from .values import Float64
+
+Case = tuple[str, Callable[[], float | None]]
+
+
+@dataclass(frozen=True)
+class Depth:
+    """How much the kit tries. `remainders` are sizes of every dimension, in floats of every vector width and unrolling."""
+
+    name: str
+    variants: int
+    remainders: tuple[int, ...]
+    token_counts: tuple[int, ...]
+    long_lengths: tuple[int, ...]
+    shape_lengths: tuple[int, ...]
+    repeats: int
+
+
+QUICK = Depth("quick", 24, (*range(1, 18), 24, 31, 33, 64), (1, 2, 4, 8, 15, 33, 65), (1100,), (70,), 1)
+FULL = Depth(
+    "full", 96, (*range(1, 68), 127, 129), (*range(1, 68), 127, 129, 257), (1100, 4500), (1, 66, 300), 3
+)
+DEPTHS = {depth.name: depth for depth in (QUICK, FULL)}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a check works on: one kernel, and everything that its op's contract gives."""
+
+    kernel: Kernel
+    maker: Maker
+    reference: Callable[[Problem], tuple[list[Float64], list[Float64]]]
+    depth: Depth
+    rtol: float
+
+    @property
+    def plain(self) -> Variant:
+        return self.maker.variants[0]
+
+    def variant(self, turn: int) -> Variant:
+        return self.maker.variants[
+            turn * 7 % len(self.maker.variants)
+        ]  # 7: neighbours differ in more than one thing
+
+    def compare(self, problem: Problem, result: Result) -> float:
+        """The worst error of outputs and carries against the specification. Raises Finding over the tolerance."""
+        outputs, states = self.reference(problem)
+        pairs = [
+            (f"output `{o.name}`", found, expected)
+            for o, found, expected in zip(problem.contract.outputs, result.outputs, outputs, strict=True)
+        ]
+        live = [s for s, n in zip(problem.slot, np.diff(problem.seq_start), strict=True) if n]
+        for operand, state, expected in zip(problem.contract.states, result.states, states, strict=True):
+            pairs.append((f"carry `{operand.name}`", state.value[live], expected[live]))
+        worst = 0.0
+        for name, found, expected in pairs:
+            error = worst_error(found, expected)
+            if not error <= self.rtol:
+                raise Finding(
+                    f"{name} {_where(found, expected)}: relative error {error:.3g}, allowed {self.rtol:g}"
+                )
+            worst = max(worst, error)
+        return worst
+
+    def solve_and_compare(self, problem: Problem, spacing: Spacing | None = None, n_part: int = 1) -> float:
+        return self.compare(problem, execute(self.kernel, problem, spacing, n_part))
+
+
+def agrees_with_reference(s: Subject) -> Iterator[Case]:
+    variants = s.maker.variants
+    step = max(1, len(variants) // s.depth.variants)
+    for turn, variant in enumerate(variants[::step]):
+        problem = s.maker.problem(s.maker.sizes(6, turn), variant)
+        yield problem.label, partial(s.solve_and_compare, problem, None, 1 + turn % 3)
+
+
+def any_size(s: Subject) -> Iterator[Case]:
+    """Every dimension through every vector remainder, the others small and unlike."""
+    dims = [d for d in s.maker.contract.dims if d != TOKENS]
+    for i, name in enumerate(dims):
+        for n in _sizes_of(s, name):
+            problem = s.maker.problem(s.maker.sizes(4, i, {name: n}), s.variant(n))
+            yield (
+                problem.label,
+                partial(s.solve_and_compare, problem, Spacing(edge="start" if n % 2 else "end")),
+            )
+    for n in s.depth.token_counts:
+        problem = s.maker.problem(s.maker.sizes(n, n), s.variant(n))
+        yield problem.label, partial(s.solve_and_compare, problem, None, 2)
+
+
+def _sizes_of(s: Subject, name: str) -> tuple[int, ...]:
+    """Sizes to try of one dimension; one with a recipe takes the plain numbers listed there."""
+    if name in s.maker.free:
+        return s.depth.remainders
+    return tuple(n for n in s.maker.recipe.sizes[name] if isinstance(n, int))
+
+
+def shapes_of_real_models(s: Subject) -> Iterator[Case]:
+    for i, shape in enumerate(s.maker.recipe.shapes):
+        for n in s.depth.shape_lengths:
+            problem = s.maker.problem(s.maker.sizes(n, i, shape), s.variant(i))
+            yield problem.label, partial(s.solve_and_compare, problem, None, 2)
+
+
+def long_sequences(s: Subject) -> Iterator[Case]:
+    """Lengths past any block that a kernel may work in, at small sizes and at the first real shape."""
+    for n in s.depth.long_lengths:
+        shapes = [None, *s.maker.recipe.shapes[:1]] if n < 2000 else [None]
+        for i, shape in enumerate(shapes):
+            problem = s.maker.problem(s.maker.sizes(n, i, shape), s.variant(i))
+            yield problem.label, partial(s.solve_and_compare, problem, None, 1 + i)
+
+
+def magnitudes(s: Subject) -> Iterator[Case]:
+    """Operands without a range of their own, a thousand times larger and a million times smaller than usual."""
+    for factor in (1e3, 1e-6):
+        for turn in range(2):
+
+            def scaled(operand: Operand, value: Float64, factor: float = factor) -> Float64:
+                return value * factor if operand.range == USUAL_RANGE else value
+
+            yield _shaped(s, turn, f"times {factor:g}", scaled)
+
+
+def ends_of_ranges(s: Subject) -> Iterator[Case]:
+    """Each operand at both ends of its range, where decays come near 0 and 1, and far outside it."""
+    for operand in (*s.maker.contract.inputs, *s.maker.contract.states):
+        values = [*s.maker.recipe.extreme.get(operand.name, ())]
+        if operand.range != USUAL_RANGE:
+            values += operand.range
+        for turn, value in enumerate(values):
+
+            def pinned(o: Operand, drawn: Float64, name: str = operand.name, value: float = value) -> Float64:
+                mask = np.random.default_rng(drawn.size).random(drawn.shape) < 0.5
+                return np.where(mask, value, drawn) if o.name == name else drawn
+
+            yield _shaped(s, turn, f"half of {operand.name} is {value:g}", pinned, needs=operand.name)
+
+
+def _shaped(s: Subject, turn: int, label: str, shaper: Shaper, needs: str = "") -> Case:
+    usable = [v for v in s.maker.variants if needs not in v.absent and needs not in s.maker.ranges(v)]
+    variant = usable[turn * 5 % len(usable)]
+    problem = s.maker.problem(s.maker.sizes(9, turn), variant, shaper=shaper, label=label)
+    return problem.label, partial(s.solve_and_compare, problem)
+
+
+def any_split(s: Subject) -> Iterator[Case]:
+    """T tokens at once, one by one, and in pieces: the carry is all that passes between calls."""
+    for turn, cuts in enumerate(([*range(14)], [0, 1, 2, 9], [0, 5], [0, 13])):
+        problem = s.maker.problem(s.maker.sizes(14, turn), s.variant(turn), slots=[1], n_slot=2)
+        yield f"{problem.label}, cut at {cuts[1:]}", partial(_run_in_pieces, s, problem, cuts)
+    for i, shape in enumerate(s.maker.recipe.shapes[:2]):
+        problem = s.maker.problem(s.maker.sizes(150, i, shape), s.variant(i))
+        yield (
+            f"{problem.label}, cut at [1, 64, 65, 130]",
+            partial(_run_in_pieces, s, problem, [0, 1, 64, 65, 130]),
+        )
+
+
+def _run_in_pieces(s: Subject, problem: Problem, cuts: list[int]) -> float:
+    states = problem.states
+    pieces = []
+    for a, b in zip(cuts, [*cuts[1:], problem.n_token], strict=True):
+        result = execute(s.kernel, problem.cut([(0, a, b)]).with_states(states))
+        states = result.states
+        pieces.append(result.outputs)
+    outputs = tuple(
+        np.concatenate([piece[i] for piece in pieces], o.dims[0].index(TOKENS) if o.has_tokens else 0)
+        for i, o in enumerate(problem.contract.outputs)
+    )
+    return s.compare(problem, Result(outputs, states))
+
+
+def several_sequences(s: Subject) -> Iterator[Case]:
+    """Sequences of different lengths in one call give the bits of separate calls, whatever slots they own."""
+    for turn, (lengths, slots) in enumerate(
+        (([4, 0, 1, 6], [3, -1, 0, 2]), ([1, 1, 1], [4, 1, 2]), ([0, 17, 3], [-1, 1, 0]), ([70, 5], [0, 3]))
+    ):
+        sizes = s.maker.sizes(sum(lengths) + 2, turn)
+        problem = s.maker.problem(
+            sizes, s.variant(turn), lengths, slots, 5, label=f"sequences {lengths} in {slots}"
+        )
+        yield problem.label, partial(_equals_separate_calls, s, problem)
+
+
+def _equals_separate_calls(s: Subject, problem: Problem) -> float:
+    spacing = Spacing(gap=1, offset=1)
+    together = execute(s.kernel, problem, spacing, 2)
+    for i, slot in enumerate(problem.slot):
+        start, stop = problem.seq_start[i : i + 2]
+        if start == stop:
+            continue
+        alone = execute(s.kernel, problem.cut([(i, 0, stop - start)]))
+        for operand, ours, theirs in zip(
+            problem.contract.outputs, together.outputs, alone.outputs, strict=True
+        ):
+            if not same_bits(ours[token_rows(operand, start, stop)], theirs):
+                raise Finding(f"`{operand.name}` of sequence {i} has other bits than in a call of its own")
+        for operand, ours_s, theirs_s in zip(
+            problem.contract.states, together.states, alone.states, strict=True
+        ):
+            if not same_bits(ours_s.stored[slot], theirs_s.stored[slot]):
+                raise Finding(
+                    f"carry `{operand.name}` of sequence {i} has other bits than in a call of its own"
+                )
+    return s.compare(problem, together)
+
+
+def strided_operands(s: Subject) -> Iterator[Case]:
+    for turn, spacing in enumerate((Spacing(1, 1), Spacing(3, 5, "start"), Spacing(64, 0), Spacing(17, 2))):
+        sizes = s.maker.sizes(8, turn)
+        problem = s.maker.problem(sizes, s.variant(turn), [5, 2], [2, 0], 4)
+        label = f"{problem.label}, gaps of {spacing.gap}, offset {spacing.offset}"
+        yield label, partial(s.solve_and_compare, problem, spacing, 2)
+
+
+def padding_rows(s: Subject) -> Iterator[Case]:
+    """Rows past the last sequence hold NaN in, and come out as 0."""
+    for turn, (n_token, padding) in enumerate(((5, 3), (1, 15), (0, 4))):
+        whole = s.maker.problem(s.maker.sizes(max(n_token, 1), turn), s.variant(turn), slots=[1], n_slot=2)
+        problem = whole.cut([(0, 0, n_token)] if n_token else [], padding)
+        yield f"{problem.label}, {padding} rows of padding", partial(_padding_is_zero, s, problem)
+
+
+def _padding_is_zero(s: Subject, problem: Problem) -> float | None:
+    result = execute(s.kernel, problem, None, 2)
+    for operand, output in zip(problem.contract.outputs, result.outputs, strict=True):
+        if operand.has_tokens and output[token_rows(operand, problem.seq_start[-1], problem.n_token)].any():
+            raise Finding(f"`{operand.name}` is not 0 in the rows past the last sequence")
+    return s.compare(problem, result)
+
+
+def empty_calls(s: Subject) -> Iterator[Case]:
+    for lengths, slots in (([0], [-1]), ([], []), ([0, 0, 0], [-1, -1, -1])):
+        problem = s.maker.problem(s.maker.sizes(1), s.plain, [1], [0], 2)
+        nothing = problem.cut([])
+        empty = Problem(**{**vars(nothing), "seq_start": (0,) * (len(lengths) + 1), "slot": tuple(slots)})
+        yield f"{problem.label}, {len(lengths)} empty sequences", partial(_changes_no_carry, s, empty)
+
+
+def _changes_no_carry(s: Subject, problem: Problem) -> None:
+    execute(s.kernel, problem, None, 2)  # foreign slots are all slots here, and are watched
+
+
+def nan_stays_in_its_sequence(s: Subject) -> Iterator[Case]:
+    for turn, operand in enumerate(o for o in s.maker.contract.inputs if o.role == "activation"):
+        for value in (np.nan, np.inf):
+
+            def spoiled(
+                o: Operand, drawn: Float64, name: str = operand.name, value: float = value
+            ) -> Float64:
+                if o.name == name:
+                    drawn[(slice(None),) * o.dims[0].index(TOKENS) + (4,)] = value
+                return drawn
+
+            if operand.dtype[0] not in ("f32", "f16", "bf16") or not operand.has_tokens:
+                continue
+            variant = next(v for v in s.maker.variants if operand.name not in v.absent)
+            sizes, label = s.maker.sizes(9, turn), f"{value} in {operand.name}"
+            problem = s.maker.problem(sizes, variant, [3, 4, 2], [2, 0, 1], 4, spoiled, label)
+            yield problem.label, partial(_others_are_untouched, s, problem)
+
+
+def _others_are_untouched(s: Subject, problem: Problem) -> None:
+    """Without judging the numbers of the sequence that holds the NaN."""
+    together = execute(s.kernel, problem, None, 2)
+    for i in (0, 2):
+        start, stop = problem.seq_start[i : i + 2]
+        alone = execute(s.kernel, problem.cut([(i, 0, stop - start)]))
+        for operand, ours, theirs in zip(
+            problem.contract.outputs, together.outputs, alone.outputs, strict=True
+        ):
+            if not same_bits(ours[token_rows(operand, start, stop)], theirs):
+                raise Finding(f"`{operand.name}` of sequence {i} changed, the value stands in sequence 1")
+
+
+def _where(found: Float64, expected: Float64) -> str:
+    """The index of the worst element, with both numbers."""
+    with np.errstate(invalid="ignore"):
+        difference = np.nan_to_num(np.abs(found.astype(np.float64) - expected), nan=np.inf)
+    index = tuple(int(i) for i in np.unravel_index(int(difference.argmax()), difference.shape))
+    return f"at {list(index)} is {found[index]:.9g}, expected {expected[index]:.9g}"
