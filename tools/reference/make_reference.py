@@ -36,6 +36,8 @@ import time
 import zlib
 from pathlib import Path
 
+import variants
+
 HERE = Path(__file__).resolve().parent
 VOCAB = 512
 N_TOKENS = 200
@@ -849,7 +851,7 @@ def convert(llama_cpp: Path, model_dir: Path, outfile: Path, pre: str, flags=())
 # one case
 # --------------------------------------------------------------------------------------------------------------
 
-def make_tokens(tok_dir: Path, seed: int) -> list[int]:
+def make_tokens(tok_dir: Path, seed: int, n_tokens: int) -> list[int]:
     """BOS-less mixture: text, a chat turn, random ids, and a repeat of an early stretch (so that recall matters)."""
     import random
 
@@ -859,12 +861,12 @@ def make_tokens(tok_dir: Path, seed: int) -> list[int]:
     ids += hf_encode(tok_dir, "<|im_start|>user\nWhat is 12 + 30?<|im_end|>\n<|im_start|>assistant\n")[:40]
     ids += [rnd.randrange(4, VOCAB) for _ in range(60)]
     ids += ids[5:45]
-    while len(ids) < N_TOKENS:
+    while len(ids) < n_tokens:
         ids.append(rnd.randrange(4, VOCAB))
-    return ids[:N_TOKENS]
+    return ids[:n_tokens]
 
 
-def build_case(name: str, llama_cpp: Path, out: Path, keep_hf: bool) -> dict:
+def build_case(name: str, llama_cpp: Path, out: Path, keep_hf: bool, seed_offset: int = 0) -> dict:
     import gguf
     import llama_cpp as L
     import numpy as np
@@ -873,7 +875,7 @@ def build_case(name: str, llama_cpp: Path, out: Path, keep_hf: bool) -> dict:
 
     torch.set_num_threads(1)
     t0 = time.time()
-    seed = zlib.crc32(name.encode()) & 0x7FFFFFFF
+    seed = (zlib.crc32(name.encode()) + seed_offset) & 0x7FFFFFFF
     spec = CASES[name]()
     opts = spec.get("opts", {})
     d = out / name
@@ -914,9 +916,13 @@ def build_case(name: str, llama_cpp: Path, out: Path, keep_hf: bool) -> dict:
     # 3. GGUF
     f32 = d / "model-f32.gguf"
     convert(llama_cpp, hf, f32, spec.get("pre", "gpt-2"), spec.get("flags", ()))
+    if spec.get("patch"):
+        spec["patch"](f32)
 
     # 4. Hugging Face
-    tokens = make_tokens(hf, seed)
+    n_tokens = spec.get("n_tokens", N_TOKENS)
+    hidden_pos = [p for p in HIDDEN_POS if p < n_tokens]
+    tokens = make_tokens(hf, seed, n_tokens)
     hf64, hf32, greedy, greedy_logits, margins, hidden = hf_run(model, tokens, N_GREEDY)
     del model
 
@@ -934,8 +940,8 @@ def build_case(name: str, llama_cpp: Path, out: Path, keep_hf: bool) -> dict:
     ref = {
         "tokens": np.array(tokens, np.int32),
         "hf_logits": hf64.astype(np.float32),
-        "hf_hidden": hidden[:, HIDDEN_POS].astype(np.float32),
-        "hf_hidden_pos": np.array(HIDDEN_POS, np.int32),
+        "hf_hidden": hidden[:, hidden_pos].astype(np.float32),
+        "hf_hidden_pos": np.array(hidden_pos, np.int32),
         "greedy": np.array(greedy, np.int32),
         "greedy_logits": greedy_logits.astype(np.float32),
         "greedy_margin": np.array(margins, np.float32),
@@ -945,7 +951,7 @@ def build_case(name: str, llama_cpp: Path, out: Path, keep_hf: bool) -> dict:
 
     # 6. quantised
     kinds = {}
-    for q, ftype in (("q8_0", 7), ("q4_k_m", 15)):
+    for q, ftype in (("q8_0", 7), ("q4_k_m", 15)) if spec.get("quantise", True) else ():
         try:
             g = d / f"model-{q}.gguf"
             quantise(f32, g, ftype)
@@ -973,7 +979,7 @@ def build_case(name: str, llama_cpp: Path, out: Path, keep_hf: bool) -> dict:
         "config": c,
         "opts": opts,
         "hf_logits": "HF model, all arithmetic in float64",
-        "greedy": "HF float64, 32 tokens after the 200; greedy_logits[i] are the logits after feeding greedy[i]",
+        "greedy": "HF float64, 32 tokens after the given ones; greedy_logits[i] are the logits after feeding greedy[i]",
         "greedy_prefix_agreeing_with_llama": same,
         "greedy_distinct": len(set(greedy)),
         "greedy_min_margin": min(margins),
@@ -982,7 +988,7 @@ def build_case(name: str, llama_cpp: Path, out: Path, keep_hf: bool) -> dict:
         "hf_logit_rms": float(np.sqrt((hf64 ** 2).mean())),
         "diffs": diffs,
         "quantised_tensor_types": kinds,
-        "llama_settings": "1 thread, f32 KV cache, no flash attention, no repacking, one batch of 200 (ubatch 512)",
+        "llama_settings": "1 thread, f32 KV cache, no flash attention, no repacking, one batch (ubatch 512)",
         "add_bos": ll["add_bos"],
         "tokenizer_tests": [
             {"text": t, "ids_llama": a, "ids_hf": hf_encode(hf, t)} for t, a in zip(TOKENIZER_TESTS, ll["tokenize"])
@@ -1028,6 +1034,7 @@ def main() -> None:
     ap.add_argument("--llama-cpp", type=Path, required="--list" not in sys.argv, help="llama.cpp source tree (for its converter)")
     ap.add_argument("--out", type=Path, default=HERE / "cases")
     ap.add_argument("--cases", default="all", help="comma separated names, or all")
+    ap.add_argument("--seed", type=int, default=0, help="added to the seed of each case: other weights, other tokens")
     ap.add_argument("--keep-hf", action="store_true", help="keep the Hugging Face weights too")
     ap.add_argument("--in-process", action="store_true", help=argparse.SUPPRESS)
     ap.add_argument("--list", action="store_true")
@@ -1038,11 +1045,12 @@ def main() -> None:
     names = list(CASES) if a.cases == "all" else a.cases.split(",")
     if a.in_process:
         for name in names:
-            print(summary_line(build_case(name, a.llama_cpp, a.out, a.keep_hf)), flush=True)
+            print(summary_line(build_case(name, a.llama_cpp, a.out, a.keep_hf, a.seed)), flush=True)
         return
     bad = []
     for name in names:  # a child each: llama.cpp aborts the process when an assertion of its fails
-        cmd = [sys.executable, __file__, "--llama-cpp", str(a.llama_cpp), "--out", str(a.out), "--cases", name, "--in-process"]
+        cmd = [sys.executable, __file__, "--llama-cpp", str(a.llama_cpp), "--out", str(a.out), "--cases", name, "--in-process",
+               "--seed", str(a.seed)]
         r = subprocess.run(cmd + (["--keep-hf"] if a.keep_hf else []), capture_output=True, text=True)
         if r.returncode == 0:
             print(r.stdout.strip().splitlines()[-1], flush=True)
@@ -1060,6 +1068,8 @@ def main() -> None:
         for n, m in index.items()}, indent=1))
     sys.exit(1 if bad else 0)
 
+
+CASES.update(variants.cases(sys.modules[__name__]))
 
 if __name__ == "__main__":
     main()
