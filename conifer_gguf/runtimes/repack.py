@@ -37,12 +37,14 @@ def repacking_is_safe() -> bool:
         return bool(json.loads(answer.read_text()))
     except (OSError, ValueError):
         pass
-    command = python_command("conifer_gguf.runtimes.repack")
-    try:
-        child = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, check=False)
-        safe = child.returncode == 0
-    except subprocess.TimeoutExpired:
-        safe = False
+    # The folder is this process's: a child that crashes cleans nothing up.
+    with tempfile.TemporaryDirectory(prefix="conifer-probe-") as folder:
+        command = [*python_command("conifer_gguf.runtimes.repack"), folder]
+        try:
+            child = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, check=False)
+            safe = child.returncode == 0
+        except subprocess.TimeoutExpired:
+            safe = False
     answer.parent.mkdir(parents=True, exist_ok=True)
     answer.write_text(json.dumps(safe))
     return safe
@@ -59,14 +61,13 @@ def _cpu_flags() -> frozenset[str]:
 
 def main() -> None:
     """Decode a few tokens of a random one-layer model with the default layout; crashes where that crashes."""
-    with tempfile.TemporaryDirectory(prefix="conifer-probe-") as folder:
-        path = Path(folder) / "probe.gguf"
-        _write_model(path)
-        model = lib.llama_model_load_from_file(str(path).encode(), lib.llama_model_default_params())
-        context = lib.llama_init_from_model(model, lib.llama_context_default_params())
-        tokens = (lib.llama_token * 5)(1, 2, 3, 4, 5)
-        status = lib.llama_decode(context, lib.llama_batch_get_one(tokens, 5))
-        sys.exit(0 if status == 0 else 1)
+    path = Path(sys.argv[1]) / "probe.gguf"
+    _write_model(path)
+    model = lib.llama_model_load_from_file(str(path).encode(), lib.llama_model_default_params())
+    context = lib.llama_init_from_model(model, lib.llama_context_default_params())
+    tokens = (lib.llama_token * 5)(1, 2, 3, 4, 5)
+    status = lib.llama_decode(context, lib.llama_batch_get_one(tokens, 5))
+    sys.exit(0 if status == 0 else 1)
 
 
 def _write_model(path: Path) -> None:
