@@ -106,7 +106,8 @@ class _Collected:
         elif "row" in message:
             self._add(Row(**message["row"]))
         elif "refused" in message:
-            self.problem = message["refused"]
+            told = message["refused"]
+            self.problem = f"{told['op']}: {told['problem']}" if told["op"] else told["problem"]
 
     def ended(self, ended: ChildEnded) -> None:
         at = (ended.last or {}).get("at")

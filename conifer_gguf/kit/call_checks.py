@@ -15,7 +15,7 @@ from ..native_api.cdef import ffi
 from ..native_api.kernels import Call, View
 from ..ops import Contract, Operand
 from .checks import Case, Subject
-from .execution import Finding, Setup
+from .execution import Finding, Setup, same_bits
 from .maker import Variant
 from .problem import Problem
 
@@ -38,9 +38,12 @@ def wrong_calls_are_refused(s: Subject) -> Iterator[Case]:
     """Operand missing, wrong rank, dtype or size: CK_BAD_SHAPE with text, from supports and from plan."""
     problem = s.maker.problem(s.maker.sizes(6), _fullest(s.maker.variants), [4], [1], 3)
     views = _views(problem)
-    for role, operands, group in zip(
-        ("input", "carry", "output"), _roles(problem.contract), views, strict=True
-    ):
+    groups: tuple[tuple[str, tuple[Operand, ...], list[Any]], ...] = (
+        ("input", problem.contract.inputs, views[0]),
+        ("carry", problem.contract.states, views[1]),
+        ("output", problem.contract.outputs, views[2]),
+    )
+    for role, operands, group in groups:
         for i, operand in enumerate(operands):
             for what, change in _changes(operand, group[i]):
                 changed = tuple(_replaced(g, i, change) if g is group else g for g in views)
@@ -65,7 +68,8 @@ def _is_refused(s: Subject, call: Call) -> None:
         memory[0] = b"\0"
         error = ffi.new("ck_error *")
         error.struct_size, error.text_capacity, error.text = ffi.sizeof("ck_error"), capacity, memory
-        for name, arguments in (("supports", ()), ("plan", (2, need))):
+        extra: dict[str, tuple[Any, ...]] = {"supports": (), "plan": (2, need)}
+        for name, arguments in extra.items():
             memory[0] = b"\0"
             found = getattr(kernel, name)(kernel.self, call.pointer, *arguments, error)
             if found != cdef.BAD_SHAPE:
@@ -140,8 +144,8 @@ def _views(problem: Problem) -> Views:
 
 def _call(problem: Problem, views: Sequence[Sequence[View | None]]) -> Call:
     inputs, states, outputs = views
-    present = [[v for v in group if v is not None] for group in (states, outputs)]
-    return Call(problem.contract, inputs, *present, problem.ints, problem.reals, 3)
+    carries, results = ([v for v in group if v is not None] for group in (states, outputs))
+    return Call(problem.contract, inputs, carries, results, problem.ints, problem.reals, 3)
 
 
 def _replaced(group: Sequence[View | None], index: int, change: Change) -> list[View | None]:
@@ -164,13 +168,17 @@ def keeps_no_memory(s: Subject) -> Iterator[Case]:
 
 def _does_not_grow(s: Subject, problem: Problem) -> None:
     setup = Setup(s.kernel, problem)
-    setup.run_part(0, 0, 1)
+    first = last = setup.run()
     before = _allocated()
     for _ in range(RUNS):
-        setup.run()
+        setup.refill()
+        last = setup.run()
     grown = _allocated() - before
     if grown > MAX_KEPT:
         raise Finding(f"the process holds {grown} bytes more after {RUNS} runs: run must not allocate")
+    for operand, a, b in zip(problem.contract.outputs, first.outputs, last.outputs, strict=True):
+        if not same_bits(a, b):
+            raise Finding(f"`{operand.name}` has other bits after {RUNS} runs")
 
 
 def _allocated() -> int:

@@ -18,6 +18,7 @@ from .arena import Spacing
 from .execution import Finding, Result, execute, same_bits, worst_error
 from .maker import USUAL_RANGE, Maker, Shaper, Variant
 from .problem import Problem, token_rows
+from .recipe import Sizes
 from .values import Float64
 
 Case = tuple[str, Callable[[], float | None]]
@@ -36,9 +37,23 @@ class Depth:
     repeats: int
 
 
-QUICK = Depth("quick", 24, (*range(1, 18), 24, 31, 33, 64), (1, 2, 4, 8, 15, 33, 65), (1100,), (70,), 1)
+QUICK = Depth(
+    "quick",
+    48,
+    (*range(1, 34), 47, 63, 64, 65),
+    (*range(1, 18), 31, 33, 64, 65, 129),
+    (1100, 2300),
+    (70, 300),
+    1,
+)
 FULL = Depth(
-    "full", 96, (*range(1, 68), 127, 129), (*range(1, 68), 127, 129, 257), (1100, 4500), (1, 66, 300), 3
+    "full",
+    96,
+    (*range(1, 68), 96, 127, 129, 192, 255, 257),
+    (*range(1, 68), 127, 129, 192, 257),
+    (1100, 4500, 8300),
+    (1, 66, 300, 600),
+    3,
 )
 DEPTHS = {depth.name: depth for depth in (QUICK, FULL)}
 
@@ -95,18 +110,22 @@ def agrees_with_reference(s: Subject) -> Iterator[Case]:
 
 
 def any_size(s: Subject) -> Iterator[Case]:
-    """Every dimension through every vector remainder, the others small and unlike."""
-    dims = [d for d in s.maker.contract.dims if d != TOKENS]
-    for i, name in enumerate(dims):
-        for n in _sizes_of(s, name):
-            problem = s.maker.problem(s.maker.sizes(4, i, {name: n}), s.variant(n))
-            yield (
-                problem.label,
-                partial(s.solve_and_compare, problem, Spacing(edge="start" if n % 2 else "end")),
-            )
-    for n in s.depth.token_counts:
-        problem = s.maker.problem(s.maker.sizes(n, n), s.variant(n))
-        yield problem.label, partial(s.solve_and_compare, problem, None, 2)
+    """Every dimension through every vector remainder: the others small and unlike, then those of a real model."""
+    for i, name in enumerate(d for d in s.maker.contract.dims if d != TOKENS):
+        for shape in (None, *s.maker.recipe.shapes[:1]):
+            for n in _sizes_of(s, name):
+                sizes = s.maker.sizes(4, i, {**s.maker.without_dependents(shape or {}, name), name: n})
+                problem = s.maker.problem(sizes, s.variant(n))
+                spacing = Spacing(edge="start" if n % 2 else "end")
+                yield problem.label, partial(s.solve_and_compare, problem, spacing)
+
+
+def any_length(s: Subject) -> Iterator[Case]:
+    """Every number of tokens, past the blocks that a kernel may work in."""
+    for shape in (None, *s.maker.recipe.shapes[:1]):
+        for n in s.depth.token_counts:
+            problem = s.maker.problem(s.maker.sizes(n, n, shape), s.variant(n))
+            yield problem.label, partial(s.solve_and_compare, problem, None, 2)
 
 
 def _sizes_of(s: Subject, name: str) -> tuple[int, ...]:
@@ -194,13 +213,19 @@ def _run_in_pieces(s: Subject, problem: Problem, cuts: list[int]) -> float:
 
 def several_sequences(s: Subject) -> Iterator[Case]:
     """Sequences of different lengths in one call give the bits of separate calls, whatever slots they own."""
-    for turn, (lengths, slots) in enumerate(
-        (([4, 0, 1, 6], [3, -1, 0, 2]), ([1, 1, 1], [4, 1, 2]), ([0, 17, 3], [-1, 1, 0]), ([70, 5], [0, 3]))
-    ):
-        sizes = s.maker.sizes(sum(lengths) + 2, turn)
-        problem = s.maker.problem(
-            sizes, s.variant(turn), lengths, slots, 5, label=f"sequences {lengths} in {slots}"
-        )
+    real = s.maker.recipe.shapes[0] if s.maker.recipe.shapes else None
+    mixes: tuple[tuple[list[int], list[int], Sizes | None], ...] = (
+        ([4, 0, 1, 6], [3, -1, 0, 2], None),
+        ([1, 1, 1], [4, 1, 2], None),
+        ([0, 17, 3], [-1, 1, 0], None),
+        ([70, 5], [0, 3], None),
+        ([1, 70, 2], [3, 2, 0], real),
+        ([1, 1, 1, 1], [1, 0, 4, 3], real),
+    )
+    for turn, (lengths, slots, shape) in enumerate(mixes):
+        sizes = s.maker.sizes(sum(lengths) + 2, turn, shape)
+        label = f"sequences {lengths} in {slots}"
+        problem = s.maker.problem(sizes, s.variant(turn), lengths, slots, 5, label=label)
         yield problem.label, partial(_equals_separate_calls, s, problem)
 
 
@@ -228,27 +253,35 @@ def _equals_separate_calls(s: Subject, problem: Problem) -> float:
 
 
 def strided_operands(s: Subject) -> Iterator[Case]:
-    for turn, spacing in enumerate((Spacing(1, 1), Spacing(3, 5, "start"), Spacing(64, 0), Spacing(17, 2))):
-        sizes = s.maker.sizes(8, turn)
-        problem = s.maker.problem(sizes, s.variant(turn), [5, 2], [2, 0], 4)
+    spacings = (Spacing(1, 1), Spacing(3, 5, "start"), Spacing(64, 0), Spacing(17, 2), Spacing(9, 3))
+    for turn, spacing in enumerate(spacings):
+        shape = s.maker.recipe.shapes[0] if turn == len(spacings) - 1 and s.maker.recipe.shapes else None
+        problem = s.maker.problem(s.maker.sizes(8, turn, shape), s.variant(turn), [5, 2], [2, 0], 4)
         label = f"{problem.label}, gaps of {spacing.gap}, offset {spacing.offset}"
         yield label, partial(s.solve_and_compare, problem, spacing, 2)
 
 
 def padding_rows(s: Subject) -> Iterator[Case]:
-    """Rows past the last sequence hold NaN in, and come out as 0."""
-    for turn, (n_token, padding) in enumerate(((5, 3), (1, 15), (0, 4))):
-        whole = s.maker.problem(s.maker.sizes(max(n_token, 1), turn), s.variant(turn), slots=[1], n_slot=2)
-        problem = whole.cut([(0, 0, n_token)] if n_token else [], padding)
-        yield f"{problem.label}, {padding} rows of padding", partial(_padding_is_zero, s, problem)
+    """Rows past the last sequence hold NaN in, come out as 0, and change no bit of the others."""
+    cases: list[tuple[int, int, Sizes | None]] = [(5, 3, None), (1, 15, None), (0, 4, None)]
+    cases += [(n, 31, shape) for n in (1, 33) for shape in s.maker.recipe.shapes[:1]]
+    for turn, (n_token, padding, shape) in enumerate(cases):
+        sizes = s.maker.sizes(max(n_token, 1), turn, shape)
+        whole = s.maker.problem(sizes, s.variant(turn), slots=[1], n_slot=2)
+        padded = whole.cut([(0, 0, n_token)] if n_token else [], padding)
+        yield f"{padded.label}, {padding} rows of padding", partial(_padding_is_zero, s, padded)
 
 
-def _padding_is_zero(s: Subject, problem: Problem) -> float | None:
-    result = execute(s.kernel, problem, None, 2)
-    for operand, output in zip(problem.contract.outputs, result.outputs, strict=True):
-        if operand.has_tokens and output[token_rows(operand, problem.seq_start[-1], problem.n_token)].any():
+def _padding_is_zero(s: Subject, padded: Problem) -> float:
+    result = execute(s.kernel, padded, None, 2)
+    n = padded.seq_start[-1]
+    bare = execute(s.kernel, padded.cut([(0, 0, n)] if n else []))
+    for operand, output, without in zip(padded.contract.outputs, result.outputs, bare.outputs, strict=True):
+        if operand.has_tokens and output[token_rows(operand, n, padded.n_token)].any():
             raise Finding(f"`{operand.name}` is not 0 in the rows past the last sequence")
-    return s.compare(problem, result)
+        if not same_bits(output[token_rows(operand, 0, n)], without):
+            raise Finding(f"`{operand.name}` has other bits than without rows of padding")
+    return s.compare(padded, result)
 
 
 def empty_calls(s: Subject) -> Iterator[Case]:

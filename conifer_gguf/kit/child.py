@@ -30,6 +30,7 @@ from .values import Float64
 CHECKS: Final = {
     "agrees with the reference": checks.agrees_with_reference,
     "any size": checks.any_size,
+    "any length": checks.any_length,
     "shapes of real models": checks.shapes_of_real_models,
     "long sequences": checks.long_sequences,
     "large and tiny magnitudes": checks.magnitudes,
@@ -59,7 +60,7 @@ def main() -> None:
     try:
         plugin = load_library(Path(request["library"]))
     except PluginRefused as error:
-        reporter.send({"refused": error.problem})
+        reporter.send({"refused": {"problem": error.problem, "op": error.op}})
         reporter.end()
         return
     reporter.send({"plugin": _introduce(plugin)})

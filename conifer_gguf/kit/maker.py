@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -78,6 +79,15 @@ class Maker:
             sizes[name] = unlike[turn % len(unlike)]
             waiting.remove(name)
         return sizes
+
+    def without_dependents(self, shape: Sizes, name: str) -> Sizes:
+        """Those sizes of a shape that stay as they are when dimension `name` changes."""
+
+        def depends(other: str) -> bool:
+            words = " ".join(str(choice) for choice in self.recipe.sizes.get(other, ()))
+            return name in re.findall(r"[A-Za-z_]\w*", words)
+
+        return {k: v for k, v in shape.items() if not depends(k)}
 
     def _known(self, name: str, sizes: Sizes) -> bool:
         try:

@@ -130,13 +130,11 @@ class _Watch:
 
 
 def _how_it_ended(code: int, budget: Budget) -> str:
-    limit = f" (memory budget {format_bytes(budget.memory)})" if budget.memory is not None else ""
-    if code < 0:
-        try:
-            return f"it crashed with {signal.Signals(-code).name}{limit}"
-        except ValueError:
-            return f"it crashed with signal {-code}{limit}"
-    return f"it ended the process with exit code {code}{limit}"
+    if code >= 0:
+        return f"it ended the process with exit code {code}"
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+    limit = f", with a memory budget of {format_bytes(budget.memory)}" if budget.memory is not None else ""
+    return f"it crashed with {name}{limit}"
 
 
 def _tail(words: IO[bytes]) -> str:

@@ -39,7 +39,8 @@ def run(found: Candidate, library: Path, op_folders: Mapping[str, Path]) -> dict
 
 def _refuse_what_fails(found: Candidate, message: Mapping[str, Any]) -> None:
     if "refused" in message:
-        raise PluginRefused(found.name, message["refused"], next_step=_hint(found))
+        told = message["refused"]
+        raise PluginRefused(found.name, told["problem"], told["op"], next_step=_hint(found))
     row = message.get("row")
     if row is not None and row["verdict"] == "fails":
         raise PluginRefused(

@@ -25,9 +25,6 @@
 #ifndef AFTER_PART /* runs after a part, with the number of heads it owns */
 #define AFTER_PART(part, first, end)
 #endif
-#ifndef N_PHASE
-#define N_PHASE 1
-#endif
 #ifndef SCRATCH_BYTES
 #define SCRATCH_BYTES 0
 #endif
@@ -43,16 +40,30 @@
 #ifndef ROWS_OF_PADDING /* whether rows past the last sequence are zeroed */
 #define ROWS_OF_PADDING 1
 #endif
+#ifndef SLOT_OF /* which pool row sequence s uses */
+#define SLOT_OF(c, s) ((c)->slot[s])
+#endif
+#ifndef STRIDE_OF_ROWS /* bytes from token to token */
+#define STRIDE_OF_ROWS(t) ((t)->stride_bytes[0])
+#endif
+#ifndef SOFTPLUS
+#define SOFTPLUS(x) ((x) > 20.0f ? (x) : log1pf(expf(x)))
+#endif
+#ifndef RUN_OF_KERNEL
+#define RUN_OF_KERNEL run
+#endif
 
 enum { X, DT, A, B, C, DT_BIAS, D, Z, N_INPUT };
 static const char *const NAME[N_INPUT] = {"x", "dt", "A", "B", "C", "dt_bias", "D", "z"};
 static const uint32_t RANK[N_INPUT] = {3, 2, 1, 3, 3, 1, 1, 3};
 
+#ifndef BAD
 #define BAD(...)                                                                                                       \
     do {                                                                                                               \
         snprintf(err->text, err->text_capacity, __VA_ARGS__);                                                          \
         return CK_BAD_SHAPE;                                                                                           \
     } while (0)
+#endif
 
 static ck_status check_tensor(const char *name, const ck_tensor *t, uint32_t rank, const int64_t *want, ck_error *err) {
     if (t->rank != rank) {
@@ -107,18 +118,18 @@ static ck_status CK_CALL supports(const void *self, const ck_call *call, ck_erro
 static ck_status CK_CALL plan(const void *self, const ck_call *call, uint32_t max_part, ck_need *need, ck_error *err) {
     (void)self, (void)max_part;
     ON_PLAN(call)
-    need->n_phase = N_PHASE;
+    need->n_phase = 1;
     need->scratch_bytes = SCRATCH_BYTES;
     need->packed_bytes = 0;
     return check_call(call, err);
 }
 
 static const float *row(const ck_tensor *t, int64_t i, int64_t j) {
-    return (const float *)((const char *)t->data + i * t->stride_bytes[0] + j * t->stride_bytes[1]);
+    return (const float *)((const char *)t->data + i * STRIDE_OF_ROWS(t) + j * t->stride_bytes[1]);
 }
 
 static float *out_row(const ck_tensor *t, int64_t i, int64_t j) {
-    return (float *)((char *)t->data + i * t->stride_bytes[0] + j * t->stride_bytes[1]);
+    return (float *)((char *)t->data + i * STRIDE_OF_ROWS(t) + j * t->stride_bytes[1]);
 }
 
 static float step_size(const ck_call *c, int64_t t, int64_t h) {
@@ -127,18 +138,19 @@ static float step_size(const ck_call *c, int64_t t, int64_t h) {
         dt += ((const float *)c->input[DT_BIAS]->data)[h];
     }
     if (c->int_attr[0]) {
-        dt = dt > 20.0f ? dt : log1pf(expf(dt));
+        dt = SOFTPLUS(dt);
     }
     const float low = (float)c->real_attr[0], high = (float)c->real_attr[1];
     return dt < low ? low : dt > high ? high : dt;
 }
 
 /* One head of one sequence: state[P][N] lives in the pool and advances with every token. */
-static void scan_head(const ck_call *c, int64_t h, int64_t first, int64_t end, float *state, int32_t slot) {
+static void scan_head(const ck_call *c, int64_t h, int64_t first, int64_t end, float *state, int32_t slot,
+                      const ck_part *part) {
     const int64_t H = c->input[X]->dim[1], P = c->input[X]->dim[2];
     const int64_t G = c->input[B]->dim[1], N = c->input[B]->dim[2], g = h / (H / G);
     const int64_t length = end - first;
-    (void)slot, (void)length;
+    (void)slot, (void)length, (void)part;
     const float a = ((const float *)c->input[A]->data)[h];
     const float d = c->input[D] ? ((const float *)c->input[D]->data)[h] : 0.0f;
     for (int64_t t = first; t < end; t++) {
@@ -172,9 +184,9 @@ static ck_status CK_CALL run(const void *self, const ck_part *part) {
         if (c->seq_start[s] == c->seq_start[s + 1]) {
             continue;
         }
-        char *slot = (char *)c->state[0]->data + c->slot[s] * c->state[0]->stride_bytes[0];
+        char *slot = (char *)c->state[0]->data + SLOT_OF(c, s) * c->state[0]->stride_bytes[0];
         for (int64_t h = first; h < end; h++) {
-            scan_head(c, h, c->seq_start[s], c->seq_start[s + 1], (float *)slot + h * P * N, c->slot[s]);
+            scan_head(c, h, c->seq_start[s], c->seq_start[s + 1], (float *)slot + h * P * N, c->slot[s], part);
         }
     }
     for (int64_t t = c->seq_start[c->n_seq]; ROWS_OF_PADDING && t < T; t++) {
@@ -186,7 +198,7 @@ static ck_status CK_CALL run(const void *self, const ck_part *part) {
     return CK_OK;
 }
 
-static const ck_kernel KERNEL = {sizeof(ck_kernel), 0, "conifer.ssd_scan/1", NULL, supports, plan, NULL, run};
+static const ck_kernel KERNEL = {sizeof(ck_kernel), 0, "conifer.ssd_scan/1", NULL, supports, plan, NULL, RUN_OF_KERNEL};
 static const ck_kernel *const KERNELS[] = {&KERNEL};
 #ifndef PLUGIN_SIZE
 #define PLUGIN_SIZE sizeof(ck_plugin)
