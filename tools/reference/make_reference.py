@@ -90,7 +90,7 @@ TOKENIZER_TESTS = [
 # tokenizers
 # --------------------------------------------------------------------------------------------------------------
 
-def make_bpe_tokenizer(dst: Path, add_bos: bool) -> None:
+def make_bpe_tokenizer(dst: Path, add_bos: bool, vocab: int) -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tok = Tokenizer(models.BPE())
@@ -98,14 +98,14 @@ def make_bpe_tokenizer(dst: Path, add_bos: bool) -> None:
     tok.decoder = decoders.ByteLevel()
     specials = ["<|pad|>", "<|bos|>", "<|im_start|>", "<|im_end|>"]
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB,
+        vocab_size=vocab,
         special_tokens=specials,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
         min_frequency=1,
     )
     tok.train_from_iterator([CORPUS], trainer)
-    assert tok.get_vocab_size() == VOCAB, tok.get_vocab_size()
+    assert tok.get_vocab_size() == vocab, tok.get_vocab_size()
     tok.save(str(dst / "tokenizer.json"))
     cfg = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -121,7 +121,7 @@ def make_bpe_tokenizer(dst: Path, add_bos: bool) -> None:
     (dst / "tokenizer_config.json").write_text(json.dumps(cfg, indent=1))
 
 
-def make_spm_tokenizer(dst: Path) -> None:
+def make_spm_tokenizer(dst: Path, vocab: int) -> None:
     import sentencepiece as spm
 
     lines = [line for line in CORPUS.split("\n") if line]
@@ -129,7 +129,7 @@ def make_spm_tokenizer(dst: Path) -> None:
         sentence_iterator=iter(lines * 4),
         model_prefix=str(dst / "tokenizer"),
         model_type="bpe",
-        vocab_size=VOCAB,
+        vocab_size=vocab,
         byte_fallback=True,
         character_coverage=0.98,
         split_digits=True,
@@ -851,7 +851,7 @@ def convert(llama_cpp: Path, model_dir: Path, outfile: Path, pre: str, flags=())
 # one case
 # --------------------------------------------------------------------------------------------------------------
 
-def make_tokens(tok_dir: Path, seed: int, n_tokens: int) -> list[int]:
+def make_tokens(tok_dir: Path, seed: int, n_tokens: int, vocab: int) -> list[int]:
     """BOS-less mixture: text, a chat turn, random ids, and a repeat of an early stretch (so that recall matters)."""
     import random
 
@@ -859,10 +859,10 @@ def make_tokens(tok_dir: Path, seed: int, n_tokens: int) -> list[int]:
     text = CORPUS.strip().split("\n")
     ids = hf_encode(tok_dir, text[rnd.randrange(0, 6)])[:60]
     ids += hf_encode(tok_dir, "<|im_start|>user\nWhat is 12 + 30?<|im_end|>\n<|im_start|>assistant\n")[:40]
-    ids += [rnd.randrange(4, VOCAB) for _ in range(60)]
+    ids += [rnd.randrange(4, vocab) for _ in range(60)]
     ids += ids[5:45]
     while len(ids) < n_tokens:
-        ids.append(rnd.randrange(4, VOCAB))
+        ids.append(rnd.randrange(4, vocab))
     return ids[:n_tokens]
 
 
@@ -909,9 +909,9 @@ def build_case(name: str, llama_cpp: Path, out: Path, keep_hf: bool, seed_offset
 
     # 2. tokenizer
     if spec.get("tokenizer") == "spm":
-        make_spm_tokenizer(hf)
+        make_spm_tokenizer(hf, cfg.vocab_size)
     else:
-        make_bpe_tokenizer(hf, spec.get("add_bos", True))
+        make_bpe_tokenizer(hf, spec.get("add_bos", True), cfg.vocab_size)
 
     # 3. GGUF
     f32 = d / "model-f32.gguf"
@@ -922,7 +922,7 @@ def build_case(name: str, llama_cpp: Path, out: Path, keep_hf: bool, seed_offset
     # 4. Hugging Face
     n_tokens = spec.get("n_tokens", N_TOKENS)
     hidden_pos = [p for p in HIDDEN_POS if p < n_tokens]
-    tokens = make_tokens(hf, seed, n_tokens)
+    tokens = make_tokens(hf, seed, n_tokens, cfg.vocab_size)
     hf64, hf32, greedy, greedy_logits, margins, hidden = hf_run(model, tokens, N_GREEDY)
     del model
 

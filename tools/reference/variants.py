@@ -12,7 +12,8 @@ from types import ModuleType
 from typing import Any
 
 Spec = dict[str, Any]
-SMALL: Spec = dict(n_tokens=140, quantise=False)
+SMALL: Spec = dict(n_tokens=132, quantise=False)
+VOCAB = 320  # of the small cases; the byte alphabet alone takes 256
 ALTERNATING = ["linear_attention", "full_attention", "linear_attention"]
 
 
@@ -42,8 +43,8 @@ def turn_rotary_on(path: Path) -> None:
 
 MOE = dict(intermediate_size=64, shared_intermediate_size=128, num_local_experts=8, num_experts_per_tok=3)
 GRANITE_SMALL = dict(
-    hidden_size=80, num_attention_heads=5, num_key_value_heads=1, num_hidden_layers=3, layer_types=ALTERNATING,
-    mamba_n_heads=10, mamba_d_head=16, mamba_d_state=24, mamba_n_groups=2, mamba_chunk_size=32,
+    vocab_size=VOCAB, hidden_size=64, num_attention_heads=4, num_key_value_heads=1, num_hidden_layers=3,
+    layer_types=ALTERNATING, mamba_n_heads=8, mamba_d_head=16, mamba_d_state=24, mamba_n_groups=2, mamba_chunk_size=32,
 )
 
 
@@ -77,14 +78,14 @@ def mamba(base: ModuleType, *, falcon: bool = False, extra: Spec | None = None, 
     return dict(cls=t.MambaForCausalLM, cfg=t.MambaConfig(**d), **(extra or {}))
 
 
-MAMBA_SMALL = dict(hidden_size=80, num_hidden_layers=2, state_size=12, time_step_rank=7)
+MAMBA_SMALL = dict(vocab_size=VOCAB, hidden_size=64, num_hidden_layers=2, state_size=12, time_step_rank=7)
 
 
 def mamba2_small(base: ModuleType) -> Spec:
     from transformers import Mamba2Config, Mamba2ForCausalLM as M
 
     cfg = Mamba2Config(
-        **base.COMMON, hidden_size=80, num_hidden_layers=2, num_heads=10, head_dim=16, state_size=24, n_groups=2,
+        **{**base.COMMON, "vocab_size": VOCAB}, hidden_size=64, num_hidden_layers=2, num_heads=8, head_dim=16, state_size=24, n_groups=2,
         expand=2, conv_kernel=4, chunk_size=32, layer_norm_epsilon=1e-5, tie_word_embeddings=False,
     )
     return dict(cls=M, cfg=cfg, **SMALL)
@@ -109,7 +110,7 @@ def jamba(base: ModuleType, *, extra: Spec | None = None, **kw: Any) -> Spec:
 
 
 JAMBA_SMALL = dict(
-    hidden_size=80, intermediate_size=56, num_hidden_layers=3, num_attention_heads=5, num_key_value_heads=1,
+    vocab_size=400, hidden_size=64, intermediate_size=56, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=1,
     attn_layer_period=3, attn_layer_offset=1, mamba_d_state=12, mamba_dt_rank=7,
 )
 
@@ -150,7 +151,7 @@ def qwen(cls: type, cfg: Any, extra: Spec | None) -> Spec:
 
 
 QWEN_SMALL = dict(
-    hidden_size=80, num_attention_heads=4, num_key_value_heads=2, head_dim=24, num_hidden_layers=3,
+    vocab_size=VOCAB, hidden_size=64, num_attention_heads=4, num_key_value_heads=2, head_dim=24, num_hidden_layers=3,
     layer_types=ALTERNATING, linear_num_key_heads=2, linear_num_value_heads=6, linear_key_head_dim=16,
     linear_value_head_dim=16,
 )
@@ -180,8 +181,9 @@ NEMOTRON_MOE = dict(
     routed_scaling_factor=2.5,
 )
 NEMOTRON_SMALL = dict(
-    hidden_size=80, num_attention_heads=5, num_key_value_heads=1, head_dim=24, ssm_state_size=28, mamba_num_heads=10,
-    mamba_head_dim=12, n_groups=2, chunk_size=32, intermediate_size=104,
+    vocab_size=VOCAB, hidden_size=64, num_attention_heads=5, num_key_value_heads=1, head_dim=24, ssm_state_size=28,
+    mamba_num_heads=8,
+    mamba_head_dim=16, n_groups=2, chunk_size=32, intermediate_size=104,
 )
 NEMOTRON_MOE_SMALL = dict(
     n_routed_experts=6, num_experts_per_tok=3, moe_intermediate_size=36, moe_shared_expert_intermediate_size=44,
@@ -197,7 +199,7 @@ def kimi_small(base: ModuleType) -> Spec:
 
     spec = base.kimi_linear()
     cfg = KimiLinearConfig(
-        **base.COMMON, hidden_size=80, intermediate_size=104, moe_intermediate_size=28, num_hidden_layers=3,
+        **{**base.COMMON, "vocab_size": VOCAB}, hidden_size=64, intermediate_size=104, moe_intermediate_size=28, num_hidden_layers=3,
         num_attention_heads=3, num_key_value_heads=3, n_shared_experts=2, routed_scaling_factor=2.446, kv_lora_rank=40,
         q_lora_rank=None, qk_rope_head_dim=8, v_head_dim=20, qk_nope_head_dim=24, n_group=1, topk_group=1,
         num_experts_per_tok=3, norm_topk_prob=True, max_position_embeddings=4096, rms_norm_eps=1e-5,
@@ -231,8 +233,8 @@ VARIANTS: dict[str, Callable[[ModuleType], Spec]] = {
     "falcon_mamba_small": lambda b: mamba(b, falcon=True, extra=SMALL, **MAMBA_SMALL),
     "mamba2_small": mamba2_small,
     "falcon_h1_small": lambda b: falcon_h1(
-        b, extra=SMALL, hidden_size=80, intermediate_size=104, num_hidden_layers=2, num_attention_heads=4, head_dim=24,
-        mamba_d_ssm=120, mamba_n_heads=10, mamba_d_head=12, mamba_n_groups=2, mamba_d_state=28, mamba_chunk_size=32,
+        b, extra=SMALL, vocab_size=VOCAB, hidden_size=64, intermediate_size=104, num_hidden_layers=2,
+        num_attention_heads=4, head_dim=24, mamba_d_ssm=96, mamba_n_heads=8, mamba_d_head=12, mamba_n_groups=2, mamba_d_state=28, mamba_chunk_size=32,
         mamba_rms_norm=True,
     ),
     "jamba_small": lambda b: jamba(b, extra=SMALL, **{**JAMBA_SMALL, "num_experts": 4, "num_experts_per_tok": 2}),
