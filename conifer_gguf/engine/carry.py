@@ -1,0 +1,179 @@
+"""What sequences remember between steps: recurrent state and attention rows, in pools with one slot a sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import BadRequest
+from ..native_api import ggml
+from ..native_api.memory import Region
+from .tensor import BLOCKS, Shape, Tensor, dense_strides, row_bytes
+
+CACHE_STEP = 256  # rows; attention reads its cache in multiples of this, so that graphs can be reused
+
+
+@dataclass(frozen=True)
+class KV:
+    """The attention cache that one layer asks for. With `latent`, values are the first `d_v` elements of the keys."""
+
+    n_head_kv: int
+    d_k: int
+    d_v: int
+    latent: bool = False
+
+
+LayerSpec = Mapping[str, Shape | KV]
+
+
+class State:
+    """The pool of one recurrent state: float32 [n_slot, *shape]."""
+
+    def __init__(self, n_slot: int, shape: Shape) -> None:
+        self.shape = (n_slot, *shape)
+        self._region = Region(4 * int(np.prod(self.shape)))
+        self.address = self._region.address
+
+    @property
+    def pool(self) -> NDArray[np.float32]:
+        return self._region.array(np.float32, self.shape)
+
+    def clear(self, slot: int) -> None:
+        self.pool[slot] = 0
+
+    def save(self, slot: int, n_tokens: int) -> NDArray[Any]:
+        return self.pool[slot].copy()
+
+    def load(self, slot: int, saved: NDArray[Any]) -> None:
+        self.pool[slot] = saved
+
+    def copy(self, source: int, target: int, n_tokens: int) -> None:
+        self.pool[target] = self.pool[source]
+
+    def close(self) -> None:
+        self._region.close()
+
+
+class AttentionCache:
+    """Keys and values of one layer, appended and never moved: rows [n_slot * n_row, width], as ggml tensors `k` and `v`.
+
+    The memory starts zeroed: flash attention reads whole blocks of rows, and a NaN in an unwritten row would spread.
+    """
+
+    def __init__(self, spec: KV, n_slot: int, n_row: int, dtype: str, context: Any) -> None:
+        self.spec = spec
+        self.dtype = dtype
+        self.n_row = n_row
+        widths = [spec.n_head_kv * spec.d_k] + ([] if spec.latent else [spec.n_head_kv * spec.d_v])
+        for d in (spec.d_k, spec.d_v):
+            if d % BLOCKS[dtype].block_size:
+                raise BadRequest(
+                    f"a {dtype} cache needs head sizes in multiples of {BLOCKS[dtype].block_size}, this model has {d}",
+                    "cache_type",
+                )
+        self._n_slot = n_slot
+        self._regions = [Region(n_slot * n_row * row_bytes(dtype, w)) for w in widths]
+        self._buffers: list[Any] = []
+        tensors = [self._tensor(r, w, context) for r, w in zip(self._regions, widths, strict=True)]
+        self.k, self.v = tensors[0], tensors[-1]
+
+    def _tensor(self, region: Region, width: int, context: Any) -> Tensor:
+        lib = ggml.library()
+        shape = (self._n_slot * self.n_row, width)
+        pointer = ggml.new_tensor(context, self.dtype, shape)
+        address = ggml.ffi.cast("void *", region.address)
+        buffer = lib.ggml_backend_cpu_buffer_from_ptr(address, region.nbytes)
+        lib.ggml_backend_tensor_alloc(buffer, pointer, address)
+        self._buffers.append(buffer)
+        return Tensor(pointer, shape, dense_strides(self.dtype, shape), self.dtype)
+
+    def _rows(self, slot: int, n_tokens: int) -> list[NDArray[np.uint8]]:
+        views = [r.array(np.uint8, (self._n_slot, self.n_row, -1)) for r in self._regions]
+        return [view[slot, :n_tokens] for view in views]
+
+    def clear(self, slot: int) -> None:
+        """Nothing to do: rows past a sequence's length are masked, and what stands there is finite."""
+
+    def save(self, slot: int, n_tokens: int) -> list[NDArray[np.uint8]]:
+        return [rows.copy() for rows in self._rows(slot, n_tokens)]
+
+    def load(self, slot: int, saved: Sequence[NDArray[np.uint8]]) -> None:
+        for rows, held in zip(self._rows(slot, len(saved[0])), saved, strict=True):
+            rows[...] = held
+
+    def copy(self, source: int, target: int, n_tokens: int) -> None:
+        self.load(target, self._rows(source, n_tokens))
+
+    def close(self) -> None:
+        for buffer in self._buffers:
+            ggml.library().ggml_backend_buffer_free(buffer)
+        for region in self._regions:
+            region.close()
+
+
+class Carry:
+    """What one layer remembers, by the names its architecture gave: `s.conv`, `s.ssm`, `s.kv`."""
+
+    def __init__(self, parts: dict[str, State | AttentionCache]) -> None:
+        self._parts = parts
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.__dict__["_parts"][name]
+        except KeyError:
+            raise AttributeError(f"this layer remembers no `{name}`") from None
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Copies of everything one sequence remembers, layer by layer; independent of the pools."""
+
+    n_tokens: int
+    parts: tuple[Any, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(a.nbytes for part in self.parts for a in (part if isinstance(part, list) else [part]))
+
+
+class Pools:
+    """The pools of all layers. One thread."""
+
+    def __init__(self, layers: Sequence[LayerSpec], n_slot: int, n_ctx: int, dtype: str) -> None:
+        self.n_row = -(-n_ctx // CACHE_STEP) * CACHE_STEP
+        self._context = ggml.new_context(2 * len(layers) + 1)
+        self._parts: list[State | AttentionCache] = []
+        self.layers: list[Carry] = []
+        for layer in layers:
+            made: dict[str, State | AttentionCache] = {}
+            for name, spec in layer.items():
+                if isinstance(spec, KV):
+                    made[name] = AttentionCache(spec, n_slot, self.n_row, dtype, self._context)
+                else:
+                    made[name] = State(n_slot, spec)
+            self._parts += made.values()
+            self.layers.append(Carry(made))
+
+    def clear(self, slot: int) -> None:
+        for part in self._parts:
+            part.clear(slot)
+
+    def save(self, slot: int, n_tokens: int) -> Saved:
+        return Saved(n_tokens, tuple(part.save(slot, n_tokens) for part in self._parts))
+
+    def load(self, slot: int, saved: Saved) -> None:
+        for part, held in zip(self._parts, saved.parts, strict=True):
+            part.load(slot, held)
+
+    def copy(self, source: int, target: int, n_tokens: int) -> None:
+        for part in self._parts:
+            part.copy(source, target, n_tokens)
+
+    def close(self) -> None:
+        for part in self._parts:
+            part.close()
+        ggml.library().ggml_free(self._context)

@@ -1,0 +1,64 @@
+/* host_shim.c: runs a plugin's kernel as a ggml custom op, one graph node per phase.
+ *
+ * ggml.h is not included: the callback needs only (void *, int, int, void *), because Python fills every ck_call with
+ * data pointers after the graph is allocated. So this library outlives ggml versions. */
+#include "conifer_kernel.h"
+
+#include <stdbool.h>
+#include <string.h>
+#include <unistd.h>
+
+/* What one graph node runs. Owned by Python, alive as long as its graph. native_api/host.py mirrors this struct and
+ * compares its size with conifer_task_size(). */
+typedef struct conifer_task {
+    const ck_kernel *kernel;
+    const ck_call   *call;
+    void            *scratch;
+    void            *packed;
+    int32_t         *failure; /* [2], shared by a graph: status of the first kernel that failed, and its index */
+    uint32_t         phase;
+    int32_t          index;
+} conifer_task;
+
+CK_EXPORT uint32_t conifer_task_size(void) { return (uint32_t)sizeof(conifer_task); }
+
+/* [run] A ggml_custom_op_t. After a failure the rest of the graph is skipped: its inputs would be garbage. */
+CK_EXPORT void conifer_run_phase(void *dst, int ith, int nth, void *userdata) {
+    const conifer_task *task = userdata;
+    (void)dst;
+    if (__atomic_load_n(&task->failure[0], __ATOMIC_RELAXED) != CK_OK) {
+        return;
+    }
+    ck_part part = {
+        .struct_size = sizeof part,
+        .part = (uint32_t)ith,
+        .n_part = (uint32_t)nth,
+        .phase = task->phase,
+        .call = task->call,
+        .scratch = task->scratch,
+        .packed = task->packed,
+    };
+    ck_status status = task->kernel->run(task->kernel->self, &part);
+    if (status != CK_OK) {
+        int32_t none = CK_OK;
+        if (__atomic_compare_exchange_n(&task->failure[0], &none, status, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+            task->failure[1] = task->index;
+        }
+    }
+}
+
+/* [any] A ggml_abort_callback: true ends the graph before its next node. userdata is an int32_t flag; a failed kernel
+ * counts as well, so the products behind it are not computed for nothing. */
+CK_EXPORT bool conifer_should_stop(void *userdata) {
+    return __atomic_load_n((int32_t *)userdata, __ATOMIC_RELAXED) != 0;
+}
+
+/* [any] A ggml_abort_callback_t: the process is about to die of an assertion; leave its text on stderr, where the
+ * parent process looks for last words. */
+CK_EXPORT void conifer_report_abort(const char *message) {
+    static const char prefix[] = "ggml: ";
+    ssize_t written = write(STDERR_FILENO, prefix, sizeof prefix - 1);
+    written += write(STDERR_FILENO, message, strlen(message));
+    written += write(STDERR_FILENO, "\n", 1);
+    (void)written;
+}
