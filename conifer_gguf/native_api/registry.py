@@ -58,9 +58,14 @@ def register(*targets: str | Path) -> tuple[Registered, ...]:
     candidates = [resolve(target) for target in targets]
     with state.locked():
         held = state.read().plugins
-        for found in candidates:
-            _refuse_taken_name(found, held)
-        made = [_try_out(found) for found in candidates]
+        for i, found in enumerate(candidates):
+            _refuse_taken_name(found, [(p.name, p.id) for p in held])
+            _refuse_taken_name(found, [(c.name, c.manifest.id) for c in candidates[:i]])
+        try:
+            made = [_try_out(found) for found in candidates]
+        except PluginRefused:
+            state.sweep(held)
+            raise
         state.write(_merged(held, made))
     return tuple(made)
 
@@ -160,10 +165,11 @@ def _try_out(found: Candidate) -> Registered:
     data = read_library(found.name, found.library)
     digest = sha256_of(data)
     folders = op_folders(found.folder, found.manifest)
-    brought = [folder for op, folder in folders.items() if op not in contracts()]
+    brought = {op: folder for op, folder in folders.items() if op not in contracts()}
     manifest = (found.folder / FILE).read_bytes()
-    library = state.install(digest, found.library.name, data, manifest, brought)
-    report = trial.run(found, library, folders)
+    library = state.install(digest, found.library.name, data, manifest, tuple(brought.values()))
+    copies = {op: library.parent / state.op_folder_name(folder) for op, folder in brought.items()}
+    preferences = trial.run(found, library, {**folders, **copies})
     return Registered(
         name=found.name,
         id=found.manifest.id,
@@ -171,11 +177,11 @@ def _try_out(found: Candidate) -> Registered:
         source=found.source,
         origin=found.library,
         sha256=digest,
-        library=library,
+        file=library.name,
         package_version=state.package_version(),
         cpu=state.cpu_features(),
-        supplies=tuple(Supplied(op, preference) for op, preference in report.items()),
-        brought_ops=tuple(state.brought_folder(library, folder) for folder in brought),
+        supplies=tuple(Supplied(op, preference) for op, preference in preferences.items()),
+        op_folders=tuple(folder.name for folder in copies.values()),
     )
 
 
@@ -186,12 +192,12 @@ def _merged(held: tuple[Registered, ...], made: list[Registered]) -> tuple[Regis
     return (*kept, *by_name.values())
 
 
-def _refuse_taken_name(found: Candidate, held: tuple[Registered, ...]) -> None:
-    for plugin in held:
-        if plugin.name == found.name and plugin.id != found.manifest.id:
+def _refuse_taken_name(found: Candidate, taken: Iterable[tuple[str, str]]) -> None:
+    for name, identity in taken:
+        if name == found.name and identity != found.manifest.id:
             raise PluginRefused(
                 found.name,
-                f"the name is taken by {plugin.id} {plugin.version}, this one is {found.manifest.id}",
+                f"the name is taken by {identity}, this one is {found.manifest.id}",
                 next_step=f"conifer-gguf plugins unregister {found.name}, or rename the folder",
             )
 

@@ -10,6 +10,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -36,9 +37,10 @@ class Supplied:
 
 @dataclass(frozen=True)
 class Registered:
-    """One registered plugin. `origin` is where its library came from, `library` the private copy that runs.
+    """One registered plugin. `origin` is where its library came from, `file` the name of the private copy that runs.
 
-    `rank` below 0 is the user's own order, lowest first. `brought_ops` are private copies of op.toml folders.
+    `rank` below 0 is the user's own order, lowest first. `op_folders` are the names, beside the copy, of contracts that
+    the plugin brought.
     """
 
     name: str
@@ -47,12 +49,20 @@ class Registered:
     source: Source
     origin: Path
     sha256: str
-    library: Path
+    file: str
     package_version: str
     cpu: str
     supplies: tuple[Supplied, ...]
-    brought_ops: tuple[Path, ...] = ()
+    op_folders: tuple[str, ...] = ()
     rank: int = 0
+
+    @property
+    def library(self) -> Path:
+        return _store(self.sha256) / self.file
+
+    @property
+    def brought_ops(self) -> tuple[Path, ...]:
+        return tuple(_store(self.sha256) / name for name in self.op_folders)
 
     @property
     def ops(self) -> tuple[str, ...]:
@@ -98,8 +108,16 @@ def _read_version(path: Path, _mtime: int, _size: int, _inode: int) -> State:
 def write(plugins: Sequence[Registered]) -> None:
     """Replace the registry in one step; call it inside `locked()`."""
     data = {"format": FORMAT, "plugins": _PLUGINS.dump_python(tuple(plugins), mode="json")}
-    folder = plugins_dir()
-    _replace(folder / "registry.json", (json.dumps(data, indent=1) + "\n").encode())
+    _replace(plugins_dir() / "registry.json", (json.dumps(data, indent=1) + "\n").encode())
+    sweep(plugins)
+
+
+def sweep(plugins: Sequence[Registered]) -> None:
+    """Remove private copies that no plugin refers to; a process that has one loaded keeps its pages."""
+    kept = {plugin.sha256 for plugin in plugins}
+    for folder in (plugins_dir() / "store").glob("*"):
+        if folder.name not in kept:
+            shutil.rmtree(folder)
 
 
 @contextlib.contextmanager
@@ -117,14 +135,14 @@ def install(digest: str, name: str, data: bytes, manifest: bytes, op_folders: Se
 
     The folder is named after the bytes, so a copy that is in use is never another one's.
     """
-    folder = plugins_dir() / "store" / digest
+    folder = _store(digest)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = folder / name
     if not path.is_file() or path.read_bytes() != data:
         _replace(path, data)
     _replace(folder / FILE, manifest)
     for source in op_folders:
-        target = brought_folder(path, source)
+        target = folder / op_folder_name(source)
         target.mkdir(exist_ok=True, mode=0o700)
         for file in (OP_FILE, "reference.py"):
             if (source / file).is_file():
@@ -132,8 +150,13 @@ def install(digest: str, name: str, data: bytes, manifest: bytes, op_folders: Se
     return path
 
 
-def brought_folder(library: Path, op_folder: Path) -> Path:
-    return library.parent / f"op-{hashlib.sha256((op_folder / OP_FILE).read_bytes()).hexdigest()[:12]}"
+def op_folder_name(op_folder: Path) -> str:
+    """The name of the private copy of a contract."""
+    return f"op-{hashlib.sha256((op_folder / OP_FILE).read_bytes()).hexdigest()[:12]}"
+
+
+def _store(digest: str) -> Path:
+    return plugins_dir() / "store" / digest
 
 
 @functools.cache

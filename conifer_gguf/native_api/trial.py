@@ -32,7 +32,7 @@ def run(found: Candidate, library: Path, op_folders: Mapping[str, Path]) -> dict
                 preferences = _compare(found, message["plugin"])
     except ChildEnded as ended:
         at = (ended.last or {}).get("at") or {}
-        case = f"{at['case']}: {at['check']}" if at else "loading the library"
+        case = f"{at['check']}: {at['case']}" if at else "loading the library"
         raise PluginRefused(found.name, ended.problem, at.get("op"), case, _hint(found)) from None
     return preferences
 
@@ -44,7 +44,7 @@ def _refuse_what_fails(found: Candidate, message: Mapping[str, Any]) -> None:
     row = message.get("row")
     if row is not None and row["verdict"] == "fails":
         raise PluginRefused(
-            found.name, row["problem"], row["op"], f"{row['case']}: {row['check']}", _hint(found)
+            found.name, row["problem"], row["op"], f"{row['check']}: {row['case']}", _hint(found)
         )
 
 
