@@ -46,6 +46,9 @@
 #ifndef STRIDE_OF_ROWS /* bytes from token to token */
 #define STRIDE_OF_ROWS(t) ((t)->stride_bytes[0])
 #endif
+#ifndef PREFERENCE
+#define PREFERENCE 0
+#endif
 #ifndef SOFTPLUS
 #define SOFTPLUS(x) ((x) > 20.0f ? (x) : log1pf(expf(x)))
 #endif
@@ -198,7 +201,7 @@ static ck_status CK_CALL run(const void *self, const ck_part *part) {
     return CK_OK;
 }
 
-static const ck_kernel KERNEL = {sizeof(ck_kernel), 0, "conifer.ssd_scan/1", NULL, supports, plan, NULL, RUN_OF_KERNEL};
+static const ck_kernel KERNEL = {sizeof(ck_kernel), PREFERENCE, "conifer.ssd_scan/1", NULL, supports, plan, NULL, RUN_OF_KERNEL};
 static const ck_kernel *const KERNELS[] = {&KERNEL};
 #ifndef PLUGIN_SIZE
 #define PLUGIN_SIZE sizeof(ck_plugin)
