@@ -92,7 +92,8 @@ class AttentionCache:
         return Tensor(pointer, shape, dense_strides(self.dtype, shape), self.dtype)
 
     def _rows(self, slot: int, n_tokens: int) -> list[NDArray[np.uint8]]:
-        views = [r.array(np.uint8, (self._n_slot, self.n_row, -1)) for r in self._regions]
+        n_rows = self._n_slot * self.n_row
+        views = [r.array(np.uint8, (self._n_slot, self.n_row, r.nbytes // n_rows)) for r in self._regions]
         return [view[slot, :n_tokens] for view in views]
 
     def clear(self, slot: int) -> None:

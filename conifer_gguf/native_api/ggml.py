@@ -33,7 +33,6 @@ struct ggml_init_params { size_t mem_size; void *mem_buffer; bool no_alloc; };
 enum ggml_type { GGML_TYPE_F32 = 0, GGML_TYPE_F16 = 1, GGML_TYPE_Q8_0 = 8, GGML_TYPE_I32 = 26, GGML_TYPE_I64 = 27 };
 enum ggml_status { GGML_STATUS_ALLOC_FAILED = -2, GGML_STATUS_FAILED = -1, GGML_STATUS_SUCCESS = 0,
                    GGML_STATUS_ABORTED = 1 };
-enum ggml_prec { GGML_PREC_DEFAULT = 0, GGML_PREC_F32 = 10 };
 typedef void (*ggml_custom_op_t)(struct ggml_tensor *dst, int ith, int nth, void *userdata);
 typedef bool (*ggml_abort_callback)(void *data);
 typedef void (*ggml_abort_callback_t)(const char *error_message);
@@ -56,7 +55,6 @@ size_t ggml_graph_overhead_custom(size_t size, bool grads);
 size_t ggml_nbytes(const struct ggml_tensor *tensor);
 size_t ggml_row_size(enum ggml_type type, int64_t ne);
 void *ggml_get_data(const struct ggml_tensor *tensor);
-void ggml_flash_attn_ext_set_prec(struct ggml_tensor *a, enum ggml_prec prec);
 void ggml_set_input(struct ggml_tensor *tensor);
 void ggml_set_output(struct ggml_tensor *tensor);
 struct ggml_tensor *ggml_new_tensor(struct ggml_context *ctx, enum ggml_type type, int n_dims, const int64_t *ne);
@@ -92,6 +90,7 @@ struct ggml_tensor *ggml_rope_ext(struct ggml_context *ctx, struct ggml_tensor *
 struct ggml_tensor *ggml_flash_attn_ext(struct ggml_context *ctx, struct ggml_tensor *q, struct ggml_tensor *k,
                                         struct ggml_tensor *v, struct ggml_tensor *mask, float scale,
                                         float max_bias, float logit_softcap);
+struct ggml_tensor *ggml_repeat(struct ggml_context *ctx, struct ggml_tensor *a, struct ggml_tensor *b);
 struct ggml_tensor *ggml_cont(struct ggml_context *ctx, struct ggml_tensor *a);
 struct ggml_tensor *ggml_permute(struct ggml_context *ctx, struct ggml_tensor *a, int axis0, int axis1, int axis2,
                                  int axis3);

@@ -72,7 +72,7 @@ class Kernel:
         """False asks the next kernel. Raises KernelFailed where the call contradicts the op."""
         answer = self.ask(call)
         if answer.status not in (cdef.OK, cdef.UNSUPPORTED):
-            raise self._failed(answer.status, answer.text)
+            raise self.failed(answer.status, answer.text)
         return answer.ok
 
     def plan(self, call: Call, max_part: int) -> Need:
@@ -83,11 +83,11 @@ class Kernel:
         need.n_phase = 1
         status = self.pointer.plan(self.pointer.self, call.pointer, max_part, need, error)
         if status != cdef.OK:
-            raise self._failed(status, _read(text))
+            raise self.failed(status, _read(text))
         if need.n_phase < 1:
-            raise self._failed(cdef.INTERNAL, "its plan has 0 phases")
+            raise self.failed(cdef.INTERNAL, "its plan has 0 phases")
         if need.packed_bytes and self.pointer.pack == ffi.NULL:
-            raise self._failed(cdef.INTERNAL, f"asks for {need.packed_bytes} packed bytes, pack is NULL")
+            raise self.failed(cdef.INTERNAL, f"asks for {need.packed_bytes} packed bytes, pack is NULL")
         return Need(need.n_phase, need.scratch_bytes, need.packed_bytes)
 
     def pack(self, call: Call, packed: int, part: int = 0, n_part: int = 1) -> None:
@@ -104,9 +104,10 @@ class Kernel:
 
     def _check(self, status: int) -> None:
         if status != cdef.OK:
-            raise self._failed(status, "no further explanation; only supports and plan can give one")
+            raise self.failed(status, "no further explanation; only supports and plan can give one")
 
-    def _failed(self, status: int, text: str) -> KernelFailed:
+    def failed(self, status: int, text: str) -> KernelFailed:
+        """The error for a status of this kernel, to raise."""
         return KernelFailed(self.plugin, self.op, cdef.status_name(status), text or "without an explanation")
 
 

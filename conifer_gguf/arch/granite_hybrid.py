@@ -1,0 +1,101 @@
+"""Granite 4.0 H: Mamba-2 layers with a few attention layers, dense or mixture-of-experts feed-forward.
+
+    x = x + r * mixer(norm(x)),  x = x + r * ffn(norm(x))                    r: residual scale
+
+Mamba-2: arXiv:2405.21060. A layer is attention where it has key heads. Four factors scale embedding, residuals,
+attention scores and logits. Without `rope.scaling.finetuned` positions are rotated, with it set to false they are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from . import mamba2
+from .api import KV, Carry, Graph, Keys, LayerSpec, Tensor, Weights
+
+NAMES = ("granitehybrid",)
+KERNELS = mamba2.KERNELS
+
+
+@dataclass(frozen=True)
+class Hyper:
+    n_head: int
+    n_head_kv: tuple[int, ...]  # per layer; 0 where the layer is Mamba-2
+    d_head: int
+    n_expert_used: int
+    eps: float
+    embedding_scale: float
+    residual_scale: float
+    attention_scale: float
+    logit_scale: float
+    rope_base: float
+    rope_dims: int  # 0: no rotary embedding
+    mixer: mamba2.Mixer
+
+    @classmethod
+    def read(cls, keys: Keys) -> Hyper:
+        eps = keys.f32("attention.layer_norm_rms_epsilon")
+        n_layer = keys.n_layer
+        n_head = max(keys.per_layer("attention.head_count", n_layer))
+        d_head = keys.u32("attention.key_length", keys.u32("embedding_length") // n_head)
+        rotates = keys.flag("rope.scaling.finetuned", True)
+        return cls(
+            n_head=n_head,
+            n_head_kv=keys.per_layer("attention.head_count_kv", n_layer),
+            d_head=d_head,
+            n_expert_used=keys.u32("expert_used_count", 0),
+            eps=eps,
+            embedding_scale=keys.f32("embedding_scale", 1.0),
+            residual_scale=keys.f32("residual_scale", 1.0),
+            attention_scale=keys.f32("attention.scale", d_head**-0.5),
+            logit_scale=keys.f32("logit_scale", 1.0),
+            rope_base=keys.f32("rope.freq_base", 10_000.0),
+            rope_dims=keys.u32("rope.dimension_count", d_head) if rotates else 0,
+            mixer=mamba2.Mixer.read(keys, eps),
+        )
+
+
+def carry(hp: Hyper) -> list[LayerSpec]:
+    return [
+        {"kv": KV(n_head_kv, hp.d_head, hp.d_head)} if n_head_kv else hp.mixer.carry()
+        for n_head_kv in hp.n_head_kv
+    ]
+
+
+def attention(g: Graph, hp: Hyper, w: Weights, s: Carry, x: Tensor) -> Tensor:
+    """x: [T, d_model] -> [T, d_model]. Appends T rows to s.kv."""
+    q, k, v = g.linear(w.attn_q, x), g.linear(w.attn_k, x), g.linear(w.attn_v, x)
+    if hp.rope_dims:
+        q = g.rope(g.reshape(q, hp.n_head, hp.d_head), hp.rope_dims, hp.rope_base, "normal")
+        k = g.rope(g.reshape(k, s.kv.spec.n_head_kv, hp.d_head), hp.rope_dims, hp.rope_base, "normal")
+    return g.linear(w.attn_output, g.attention(q, k, v, cache=s.kv, scale=hp.attention_scale))
+
+
+def feed_forward(g: Graph, hp: Hyper, w: Weights, x: Tensor) -> Tensor:
+    """SwiGLU, or a mixture of SwiGLU experts beside one that every token shares."""
+    if "ffn_gate_inp" not in w:
+        return g.linear(w.ffn_down, g.swiglu(g.linear(w.ffn_gate, x), g.linear(w.ffn_up, x)))
+    # The weights are a softmax over the chosen experts alone.
+    ids, weights = g.route(g.linear(w.ffn_gate_inp, x), hp.n_expert_used, normalise=True)
+    one = g.reshape(x, 1, x.shape[1])
+    hidden = g.swiglu(g.expert_linear(w.ffn_gate_exps, one, ids), g.expert_linear(w.ffn_up_exps, one, ids))
+    y = g.weighted_sum(g.expert_linear(w.ffn_down_exps, hidden, ids), weights)
+    if "ffn_up_shexp" in w:
+        shared = g.swiglu(g.linear(w.ffn_gate_shexp, x), g.linear(w.ffn_up_shexp, x))
+        y = g.add(y, g.linear(w.ffn_down_shexp, shared))
+    return y
+
+
+def forward(g: Graph, hp: Hyper, w: Weights, s: Sequence[Carry]) -> Tensor:
+    x = g.scale(g.embed(w.token_embd), hp.embedding_scale)
+    for i, n_head_kv in enumerate(hp.n_head_kv):
+        layer = w.blk[i]
+        h = g.rms_norm(x, layer.attn_norm, hp.eps)
+        h = attention(g, hp, layer, s[i], h) if n_head_kv else mamba2.mixer(g, hp.mixer, layer, s[i], h)
+        x = g.add(x, g.scale(h, hp.residual_scale))
+        h = feed_forward(g, hp, layer, g.rms_norm(x, layer.ffn_norm, hp.eps))
+        x = g.add(x, g.scale(h, hp.residual_scale))
+    x = g.rms_norm(g.wanted_rows(x), w.output_norm, hp.eps)
+    logits = g.linear(w.output if "output" in w else w.token_embd, x)
+    return g.scale(logits, 1.0 / hp.logit_scale)

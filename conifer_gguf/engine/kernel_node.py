@@ -1,0 +1,143 @@
+"""A plugin's kernel as nodes of a graph: shapes from the op's contract, one node a phase, data pointers after allocation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..errors import KernelFailed, ShapeMismatch
+from ..native_api import ggml, host
+from ..native_api.kernels import Call, Kernel, Need, View
+from ..ops import Contract
+from .carry import State
+from .tensor import Shape, Tensor, dense_strides
+
+if TYPE_CHECKING:
+    from .graph import Graph
+
+
+class KernelNode:
+    """One call of one kernel in one graph, and every C struct that it needs."""
+
+    def __init__(self, kernel: Kernel, call: Call, need: Need, operands: list[Tensor | None], output: Tensor) -> None:
+        self.kernel = kernel
+        self.call = call
+        self.need = need
+        self.tasks: list[Any] = []
+        self._operands = operands
+        self._output = output
+        self.constants = tuple(t.name for t in operands if t is not None and t.constant)
+
+    def bind(self) -> None:
+        """Point the call at the memory that ggml has allocated meanwhile."""
+        lib = ggml.library()
+        for i, operand in enumerate(self._operands):
+            if operand is not None:
+                self.call.set_data("input", i, host.address(lib.ggml_get_data(operand.pointer)))
+        self.call.set_data("output", 0, host.address(lib.ggml_get_data(self._output.pointer)))
+
+    def set_memory(self, scratch: int, packed: int) -> None:
+        for task in self.tasks:
+            task.scratch, task.packed = host.ffi.cast("void *", scratch), host.ffi.cast("void *", packed)
+
+
+def add(
+    g: Graph,
+    op: str,
+    operands: Sequence[Tensor | None],
+    states: Sequence[State],
+    attributes: Mapping[str, str | int | float],
+) -> Tensor:
+    """Append the nodes of one call to `g`; returns the output."""
+    kernels = g.kernels[op]
+    contract = kernels.contract
+    operands = [*operands, *[None] * (len(contract.inputs) - len(operands))]
+    prepared = [
+        _constant(g, contract, i, x) if x is not None and x.constant else x for i, x in enumerate(operands)
+    ]
+    bound = contract.bind([x.shape if x is not None else None for x in prepared])
+    _check_states(contract, bound, states)
+    (shape,) = contract.output_shapes(bound)
+    ints, reals = contract.attributes(attributes)
+    call = Call(
+        contract,
+        [_view(x) for x in prepared],
+        [View.dense("f32", s.shape, s.address) for s in states],
+        [View.dense("f32", shape)],
+        ints,
+        reals,
+        max_sequences=len(g.shares),
+    )
+    starts = [0]
+    for share in g.shares:
+        starts.append(starts[-1] + share.n)
+    call.set_sequences(starts, [share.slot for share in g.shares])
+    kernel = kernels.choose(call)
+    need = kernel.plan(call, g.n_threads)
+    sources = [x for x in prepared if x is not None and not x.constant]
+    output, tasks = _nodes(g, kernel, call, need, sources, shape)
+    node = KernelNode(kernel, call, need, prepared, output)
+    node.tasks = tasks
+    g.kernel_nodes.append(node)
+    return output
+
+
+def _constant(g: Graph, contract: Contract, index: int, x: Tensor) -> Tensor:
+    """A weight in the dtype and rank of the contract: files keep some of them as [1, H] or in f16."""
+    operand = contract.inputs[index]
+    if x.dtype not in operand.dtype:
+        x = g.weights.float32(x)
+    ranks = {len(dims) for dims in operand.dims}
+    if len(x.shape) not in ranks:
+        squeezed = tuple(n for n in x.shape if n != 1)
+        if len(squeezed) in ranks:
+            return g.view(x, squeezed, dense_strides(x.dtype, squeezed), 0)
+    return x
+
+
+def _view(x: Tensor | None) -> View | None:
+    if x is None:
+        return None
+    address = host.address(ggml.library().ggml_get_data(x.pointer)) if x.constant else 0
+    return View(x.dtype, x.shape, x.strides, address, x.constant)
+
+
+def _check_states(contract: Contract, bound: Mapping[str, int], states: Sequence[State]) -> None:
+    expected = contract.state_shapes(bound)
+    given = [state.shape[1:] for state in states]
+    if given != expected:
+        names = ", ".join(s.name for s in contract.states)
+        raise ShapeMismatch(contract.op, f"carry {names}", str([list(s) for s in expected]), str([list(s) for s in given]))
+
+
+def _nodes(
+    g: Graph, kernel: Kernel, call: Call, need: Need, sources: Sequence[Tensor], shape: Shape
+) -> tuple[Tensor, list[Any]]:
+    """ggml gives custom ops no barrier of their own, so every phase is a node; later ones work on the first's output."""
+    if len(sources) > ggml.MAX_CUSTOM_SOURCES:
+        raise KernelFailed(
+            kernel.plugin, kernel.op, "CK_UNSUPPORTED",
+            f"{len(sources)} computed operands, a graph node takes {ggml.MAX_CUSTOM_SOURCES}",
+        )  # fmt: skip
+    shim = host.library()
+    function = ggml.ffi.cast("ggml_custom_op_t", host.address(shim.conifer_run_phase))
+    arguments = ggml.ffi.new("struct ggml_tensor *[]", [x.pointer for x in sources])
+    tasks, pointer = [], None
+    for phase in range(need.n_phase):
+        task = host.ffi.new("struct conifer_task *")
+        task.kernel = host.ffi.cast("void *", host.address(kernel.pointer))
+        task.call = host.ffi.cast("void *", host.address(call.pointer))
+        task.failure = host.ffi.cast("int32_t *", host.address(g.failure))
+        task.phase, task.index = phase, len(g.kernel_nodes)
+        user = ggml.ffi.cast("void *", host.address(task))
+        tasks.append(task)
+        if pointer is None:
+            dims = ggml.reversed_dims(shape)
+            pointer = g.lib.ggml_custom_4d(
+                g.context, ggml.TYPES_BY_NAME["f32"], *dims, arguments, len(sources), function, ggml.ALL_THREADS, user
+            )
+        else:
+            pointer = g.lib.ggml_custom_inplace(
+                g.context, pointer, arguments, len(sources), function, ggml.ALL_THREADS, user
+            )
+    return g.made(pointer, shape, name=kernel.op), tasks

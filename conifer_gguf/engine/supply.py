@@ -1,0 +1,36 @@
+"""Who supplies the kernels of a model's ops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from ..errors import KernelFailed
+from ..native_api import registry
+from ..native_api.kernels import Call, Kernel
+from ..ops import Contract
+
+
+@dataclass(frozen=True)
+class Supply:
+    """The contract of one op and its registered kernels in order of preference."""
+
+    contract: Contract
+    kernels: tuple[Kernel, ...]
+
+    def choose(self, call: Call) -> Kernel:
+        """The first kernel that takes this call. Raises KernelFailed with every refusal when none does."""
+        refusals = []
+        for kernel in self.kernels:
+            answer = kernel.ask(call)
+            if answer.ok:
+                return kernel
+            refusals.append((kernel, answer))
+        kernel, answer = refusals[0]
+        words = "; ".join(f"{k.plugin}: {a.text or a.name}" for k, a in refusals)
+        raise KernelFailed(kernel.plugin, kernel.op, answer.name, words)
+
+
+def registered_supply(ops: Iterable[str]) -> Mapping[str, Supply]:
+    """What is registered now for each op; ask `registry.missing` first."""
+    return {op: Supply(registry.contract_for(op), registry.kernels_for(op)) for op in ops}
