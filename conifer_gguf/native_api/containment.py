@@ -27,7 +27,7 @@ from ..settings import format_bytes
 
 Message = dict[str, Any]
 POLL_SECONDS: Final = 0.2
-LAST_WORDS: Final = 2000  # bytes of stderr that are kept
+LAST_WORDS: Final = 1 << 16  # bytes of stderr that are kept: a sanitizer's report begins with what it found
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Budget:
 
     memory: int | None = 1 << 30
     cpu_seconds: float = 10.0
-    wall_seconds: float = 90.0
+    wall_seconds: float = 60.0
 
 
 class ChildEnded(Exception):

@@ -14,6 +14,7 @@ from .containment import Budget, ChildEnded, run_child
 from .known import Candidate
 
 KIT = "conifer_gguf.kit.child"
+BUDGET = Budget()
 
 
 def run(found: Candidate, library: Path, op_folders: Mapping[str, Path]) -> dict[str, int]:
@@ -26,7 +27,7 @@ def run(found: Candidate, library: Path, op_folders: Mapping[str, Path]) -> dict
     }
     preferences: dict[str, int] = {}
     try:
-        for message in run_child(KIT, request, Budget()):
+        for message in run_child(KIT, request, BUDGET):
             _refuse_what_fails(found, message)
             if "plugin" in message:
                 preferences = _compare(found, message["plugin"])

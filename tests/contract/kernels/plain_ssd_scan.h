@@ -46,6 +46,9 @@
 #ifndef STRIDE_OF_ROWS /* bytes from token to token */
 #define STRIDE_OF_ROWS(t) ((t)->stride_bytes[0])
 #endif
+#ifndef DECAY
+#define DECAY(x) expf(x)
+#endif
 #ifndef PREFERENCE
 #define PREFERENCE 0
 #endif
@@ -157,7 +160,7 @@ static void scan_head(const ck_call *c, int64_t h, int64_t first, int64_t end, f
     const float a = ((const float *)c->input[A]->data)[h];
     const float d = c->input[D] ? ((const float *)c->input[D]->data)[h] : 0.0f;
     for (int64_t t = first; t < end; t++) {
-        const float delta = step_size(c, t, h), decay = expf(delta * a);
+        const float delta = step_size(c, t, h), decay = DECAY(delta * a);
         const float *x = row(c->input[X], t, h), *b = row(c->input[B], t, g), *cc = row(c->input[C], t, g);
         float *y = out_row(c->output[0], t, h);
         for (int64_t p = 0; p < P; p++) {
