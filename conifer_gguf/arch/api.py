@@ -84,7 +84,8 @@ class Keys:
 
     def _refuse(self, key: str, value: object, wanted: str) -> Any:
         raise BadModelFile(
-            str(self._header.path), f"key `{self.architecture}.{key}` is {str(value)[:60]}, {wanted} is needed"
+            str(self._header.path),
+            f"key `{self.architecture}.{key}` is {str(value)[:60]}, {wanted} is needed",
         )
 
 

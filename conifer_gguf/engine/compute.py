@@ -92,7 +92,9 @@ class Executor:
         graph.failure[0] = 0
         stop = host.ffi.cast("void *", host.address(graph.failure))
         should_stop = ggml.ffi.cast("ggml_abort_callback", host.address(host.library().conifer_should_stop))
-        self._lib.ggml_backend_cpu_set_abort_callback(self._backend, should_stop, ggml.ffi.cast("void *", host.address(stop)))
+        self._lib.ggml_backend_cpu_set_abort_callback(
+            self._backend, should_stop, ggml.ffi.cast("void *", host.address(stop))
+        )
         self._running = graph
         try:
             status = self._lib.ggml_backend_graph_compute(self._backend, graph.nodes)

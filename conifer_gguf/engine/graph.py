@@ -180,9 +180,7 @@ class Graph:
     def scale(self, x: Tensor, factor: float) -> Tensor:
         if factor == 1.0:
             return x
-        return self.made(
-            self.lib.ggml_scale(self.context, self.contiguous(x).pointer, factor), x.shape
-        )
+        return self.made(self.lib.ggml_scale(self.context, self.contiguous(x).pointer, factor), x.shape)
 
     def silu(self, x: Tensor) -> Tensor:
         return self._unary("ggml_silu", x)
@@ -216,7 +214,9 @@ class Graph:
 
     def _grouped(self, x: Tensor, groups: int) -> Tensor:
         if x.shape[-1] % groups:
-            raise ShapeMismatch("rms_norm", x.name or "x", f"a multiple of {groups} columns", str(list(x.shape)))
+            raise ShapeMismatch(
+                "rms_norm", x.name or "x", f"a multiple of {groups} columns", str(list(x.shape))
+            )
         return self.reshape(x, *x.shape[1:-1], groups, x.shape[-1] // groups)
 
     def _norm_weight(self, w: Weight, x: Tensor) -> Tensor:
@@ -240,7 +240,9 @@ class Graph:
             b = self.weights.float32(b)
         padded = (1,) * (len(a.shape) - len(b.shape)) + b.shape
         if len(padded) != len(a.shape) or any(m % n for m, n in zip(a.shape, padded, strict=True)):
-            raise ShapeMismatch(function.removeprefix("ggml_"), b.name or "b", str(list(a.shape)), str(list(b.shape)))
+            raise ShapeMismatch(
+                function.removeprefix("ggml_"), b.name or "b", str(list(a.shape)), str(list(b.shape))
+            )
         return self.made(getattr(self.lib, function)(self.context, a.pointer, b.pointer), a.shape)
 
     def _same(self, op: str, a: Tensor, b: Tensor) -> None:
@@ -272,7 +274,9 @@ class Graph:
         )  # fmt: skip
         return self.made(pointer, x.shape)
 
-    def attention(self, q: Tensor, k: Tensor, v: Tensor | None, cache: AttentionCache, scale: float) -> Tensor:
+    def attention(
+        self, q: Tensor, k: Tensor, v: Tensor | None, cache: AttentionCache, scale: float
+    ) -> Tensor:
         """Causal grouped-query attention over the cache, after k and v of this step were appended to it.
 
         q: [T, H * d_k], k: [T, H_kv * d_k], v: [T, H_kv * d_v] (or with heads as an axis of their own; None for a latent
@@ -281,7 +285,11 @@ class Graph:
         return attention.attend(self, q, k, v, cache, scale)
 
     def kernel(
-        self, op: str, *operands: Tensor | None, carry: State | Sequence[State] = (), **attributes: str | int | float
+        self,
+        op: str,
+        *operands: Tensor | None,
+        carry: State | Sequence[State] = (),
+        **attributes: str | int | float,
     ) -> Tensor:
         """Call the registered kernel of `op` with operands in its contract's order; None is an absent one.
 
@@ -326,8 +334,12 @@ class Graph:
         """x: [T, 1 or n_used, d_in] through the matrices [n_expert, d_out, d_in] that ids: [T, n_used] name."""
         weight = w.weight
         if len(weight.shape) != 3 or weight.shape[2] != x.shape[2]:
-            raise ShapeMismatch("expert_linear", weight.name, f"[*, *, {x.shape[2]}]", str(list(weight.shape)))
-        pointer = self.lib.ggml_mul_mat_id(self.context, weight.pointer, self.contiguous(x).pointer, ids.pointer)
+            raise ShapeMismatch(
+                "expert_linear", weight.name, f"[*, *, {x.shape[2]}]", str(list(weight.shape))
+            )
+        pointer = self.lib.ggml_mul_mat_id(
+            self.context, weight.pointer, self.contiguous(x).pointer, ids.pointer
+        )
         return self.made(pointer, (*ids.shape, weight.shape[1]))
 
     def weighted_sum(self, y: Tensor, weights: Tensor) -> Tensor:

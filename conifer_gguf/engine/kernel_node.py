@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 class KernelNode:
     """One call of one kernel in one graph, and every C struct that it needs."""
 
-    def __init__(self, kernel: Kernel, call: Call, need: Need, operands: list[Tensor | None], output: Tensor) -> None:
+    def __init__(
+        self, kernel: Kernel, call: Call, need: Need, operands: list[Tensor | None], output: Tensor
+    ) -> None:
         self.kernel = kernel
         self.call = call
         self.need = need
@@ -107,7 +109,9 @@ def _check_states(contract: Contract, bound: Mapping[str, int], states: Sequence
     given = [state.shape[1:] for state in states]
     if given != expected:
         names = ", ".join(s.name for s in contract.states)
-        raise ShapeMismatch(contract.op, f"carry {names}", str([list(s) for s in expected]), str([list(s) for s in given]))
+        raise ShapeMismatch(
+            contract.op, f"carry {names}", str([list(s) for s in expected]), str([list(s) for s in given])
+        )
 
 
 def _nodes(
@@ -134,7 +138,14 @@ def _nodes(
         if pointer is None:
             dims = ggml.reversed_dims(shape)
             pointer = g.lib.ggml_custom_4d(
-                g.context, ggml.TYPES_BY_NAME["f32"], *dims, arguments, len(sources), function, ggml.ALL_THREADS, user
+                g.context,
+                ggml.TYPES_BY_NAME["f32"],
+                *dims,
+                arguments,
+                len(sources),
+                function,
+                ggml.ALL_THREADS,
+                user,
             )
         else:
             pointer = g.lib.ggml_custom_inplace(

@@ -6,6 +6,7 @@ can refuse a file with tensors that nothing read.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -153,8 +154,9 @@ class Weights:
         self._file = file
         self._prefix = prefix
 
-    @property
+    @functools.cached_property
     def blk(self) -> list[Weights]:
+        """The layers, by number."""
         numbers = {
             int(name.split(".")[1]) for name in self._file._tensors if name.startswith(f"{self._prefix}blk.")
         }

@@ -19,7 +19,9 @@ from cffi import FFI
 from ..errors import RuntimeFailure
 from ..gguf import TENSOR_TYPES
 
-VERSIONS = ("0.25.3",)  # builds whose headers this file was checked against; native/README.md has the list of steps
+VERSIONS = (
+    "0.25.3",
+)  # builds whose headers this file was checked against; native/README.md has the list of steps
 MAX_RANK = 4
 MAX_CUSTOM_SOURCES = 9
 

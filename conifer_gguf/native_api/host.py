@@ -38,7 +38,9 @@ def library() -> Any:
         raise RuntimeFailure("opening the host shim", f"{native_dir()} holds no libconifer_host")
     lib = ffi.dlopen(str(found[0]))
     if lib.conifer_task_size() != ffi.sizeof("struct conifer_task"):
-        raise RuntimeFailure("opening the host shim", f"{found[0]} belongs to another version of this package")
+        raise RuntimeFailure(
+            "opening the host shim", f"{found[0]} belongs to another version of this package"
+        )
     return lib
 
 
