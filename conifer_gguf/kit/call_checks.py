@@ -51,7 +51,7 @@ def wrong_calls_are_refused(s: Subject) -> Iterator[Case]:
                     label = f"{role} `{operand.name}` {what}"
                     yield label, partial(_is_refused, s, _call(problem, changed))
     for sizes in s.maker.recipe.refused:
-        wrong = s.maker.problem(s.maker.sizes(6, 0, sizes), s.plain, [4], [1], 3)
+        wrong = s.maker.problem(s.maker.sizes(6, 0, sizes), s.maker.usual, [4], [1], 3)
         yield wrong.label, partial(_is_refused, s, _call(wrong, _views(wrong)))
     for what, count in (("no inputs", "n_input"), ("no outputs", "n_output")):
         call = _call(problem, views)
@@ -162,7 +162,7 @@ def _fullest(variants: Sequence[Variant]) -> Variant:
 
 
 def keeps_no_memory(s: Subject) -> Iterator[Case]:
-    problem = s.maker.problem(s.maker.sizes(6), s.plain)
+    problem = s.maker.problem(s.maker.sizes(6), s.maker.usual)
     yield f"{problem.label}, {RUNS} runs", partial(_does_not_grow, s, problem)
 
 

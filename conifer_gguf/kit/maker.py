@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from ..ops import TOKENS, Contract, Operand, evaluate
+from ..ops import TOKENS, Contract, IntAttribute, Operand, evaluate
 from .problem import Problem
 from .recipe import Recipe, Sizes, When
 from .values import CANARY, Array, Float64, read, store
@@ -55,6 +55,8 @@ class Maker:
         self.contract = contract
         self.recipe = recipe
         self.free = [d for d in contract.dims if d != TOKENS and d not in recipe.sizes]
+        # As models mostly call it: everything present, attributes at their defaults.
+        self.usual = Variant(attrs={a.name: _default_name(a) for a in contract.int_attrs})
         self.variants = self._variants()
 
     # --- sizes ---------------------------------------------------------------------------------------------------
@@ -98,7 +100,7 @@ class Maker:
     # --- variants ------------------------------------------------------------------------------------------------
 
     def _variants(self) -> list[Variant]:
-        """All legal combinations, the plain one with everything present first; a fixed choice of them when many."""
+        """All legal combinations; a fixed choice of them when many."""
         optional = [o.name for o in self.contract.inputs if o.optional]
         absences = [
             frozenset(c) for n in range(len(optional) + 1) for c in itertools.combinations(optional, n)
@@ -172,6 +174,10 @@ class Maker:
             tuple(starts),
             tuple(slots),
         )
+
+
+def _default_name(attribute: IntAttribute) -> str:
+    return next(name for name, value in attribute.values.items() if value == attribute.default)
 
 
 class _Draw:

@@ -134,7 +134,7 @@ def _problems(s: Subject) -> list[Problem]:
         for turn in range(2)
     ]
     for i, shape in enumerate(s.maker.recipe.shapes[: s.depth.repeats]):
-        made.append(s.maker.problem(s.maker.sizes(66, i, shape), s.variant(i), [65], [0], 1))
+        made.append(s.maker.problem(s.maker.sizes(66, i, shape), s.maker.usual, [65], [0], 1))
     return made
 
 

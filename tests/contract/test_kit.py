@@ -32,7 +32,7 @@ BROKEN = {
     "crashes": ("agrees with the reference", "crashed with SIGSEGV"),
     "exits": ("agrees with the reference", "ended the process with exit code 0"),
     "loops_forever": ("several sequences in one call", "computed for more than 2 s and was stopped"),
-    "sleeps": ("agrees with the reference", "did not come back within 5 s and was stopped"),
+    "sleeps": ("agrees with the reference", "did not come back within 4 s and was stopped"),
     "takes_gigabytes": ("agrees with the reference", "crashed with SIGSEGV, with a memory budget of 1.07 GB"),
     "takes_gigabytes_politely": ("agrees with the reference", "run returned CK_NO_MEMORY for part 0 of 1"),
     "asks_for_gigabytes": ("agrees with the reference", "plan asks for 4.4 TB of scratch memory"),
@@ -78,7 +78,7 @@ def test_a_broken_kernel_is_refused_with_plugin_op_and_case(
     name: str, plugin_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check, words = BROKEN[name]
-    monkeypatch.setattr(trial, "BUDGET", Budget(cpu_seconds=2, wall_seconds=5))
+    monkeypatch.setattr(trial, "BUDGET", Budget(cpu_seconds=2, wall_seconds=4))
     with pytest.raises(PluginRefused) as caught:
         registry.register(plugin_folder(f"broken/{name}", name))
     error = caught.value
