@@ -34,6 +34,11 @@ class ConiferError(Exception):
     def hint(self) -> str | None:
         return None
 
+    @property
+    def also(self) -> tuple[str, ...]:
+        """Other ways on, besides the hint."""
+        return ()
+
     def __str__(self) -> str:
         return self.fact
 
@@ -196,6 +201,10 @@ class ModelLoadGated(ConiferError):
         if self.register:
             return f"conifer-gguf plugins register {' '.join(self.register)}"
         return "conifer-gguf plugins list shows which plugins are known"
+
+    @property
+    def also(self) -> tuple[str, ...]:
+        return tuple(f"--runtime {name} runs this file without our kernels" for name in self.also_runs_with)
 
 
 @dataclass(eq=False)

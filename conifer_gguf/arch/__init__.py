@@ -29,4 +29,4 @@ def architectures() -> Mapping[str, Architecture]:
 
 def _own_modules() -> list[Architecture]:
     names = sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != "api")
-    return [importlib.import_module(f"{__name__}.{name}") for name in names]  # type: ignore[misc]  # modules as protocols
+    return [importlib.import_module(f"{__name__}.{name}") for name in names]

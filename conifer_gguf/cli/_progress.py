@@ -13,6 +13,13 @@ from ..store.download import Progress
 from . import render
 
 
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """A spinner while something runs that cannot say how far it is."""
+    with Console(stderr=True).status(what):
+        yield
+
+
 class TerminalProgress(Progress):
     """One bar a task."""
 

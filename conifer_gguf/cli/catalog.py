@@ -25,17 +25,16 @@ def command(class_: str | None, as_json: bool) -> None:
         render.as_json([as_row(r) for r in rows])
         return
     render.table(
-        ("NAME", "CLASS", "STATUS", "RUNTIME", "CACHE/TOKEN", "CARRY", "HERE", "PROFILE"),
+        ("NAME", "CLASS", "CACHE/TOKEN", "CARRY", "HERE", "PROFILE", "STATUS"),
         [
             (
                 r.entry.name,
                 r.entry.class_,
-                r.status.status,
-                r.status.runtime or ", ".join(r.status.needs),
                 format_bytes(r.entry.shape.kv_bytes_per_token),
                 format_bytes(r.entry.shape.carry_bytes),
                 "yes" if r.on_disk else "",
                 r.entry.profile,
+                r.status.words,
             )
             for r in rows
         ],
@@ -51,6 +50,7 @@ def as_row(row: CatalogRow) -> dict[str, object]:
         "architecture": row.entry.architecture,
         "status": row.status.status,
         "runtime": row.status.runtime,
+        "supply": row.status.supply,
         "needs": row.status.needs,
         "also_runs_with": row.status.also_runs_with,
         "kv_bytes_per_token": row.entry.shape.kv_bytes_per_token,

@@ -35,7 +35,6 @@ def facts(found: Inspection) -> list[tuple[str, str]]:
     mix = ", ".join(
         f"{kind} {format_bytes(row['bytes'])} in {row['tensors']}" for kind, row in found.quantisation.items()
     )
-    runs = f"{found.status} · {found.runtime}" if found.runtime else found.status
     rows = [
         ("file", found.path),
         ("name", found.name or ""),
@@ -51,6 +50,6 @@ def facts(found: Inspection) -> list[tuple[str, str]]:
         ("quantisation", mix),
         ("tokenizer", found.tokenizer + ("" if found.has_chat_template else ", no chat template")),
         ("split", found.split or ""),
-        ("runtime", f"{runs}: {found.reason}"),
+        ("runtime", f"{found.words}: {found.reason}"),
     ]
     return [(key, value) for key, value in rows if value]

@@ -7,6 +7,7 @@ import click
 from ..settings import format_bytes
 from ..store import download, library
 from . import render
+from ._gate import tell_gate
 from ._progress import TerminalProgress
 
 
@@ -33,3 +34,4 @@ def command(name: str, restart: bool, as_json: bool) -> None:
         render.as_json(library.as_row(model))
     else:
         click.echo(f"{model.name} is here: {format_bytes(model.size)}, {model.path}")
+        tell_gate(model)

@@ -22,6 +22,8 @@ def error(problem: ConiferError) -> None:
         click.echo(f"  {'tried:' if number == 0 else '      '} {attempt}", err=True)
     if problem.hint:
         click.echo(f"\n{click.style('hint:', fg='cyan')} {problem.hint}", err=True)
+    for way in problem.also:
+        click.echo(f"{click.style('also:', fg='cyan')} {way}", err=True)
 
 
 def notice(text: str) -> None:

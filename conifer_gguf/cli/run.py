@@ -20,6 +20,7 @@ from ..store.catalog import catalog
 from ..worker.messages import Event, Finished, Generate, Text
 from ..worker.sampler import Sampling
 from . import _options, render
+from ._gate import pass_gate
 from ._progress import TerminalProgress
 
 
@@ -56,6 +57,7 @@ def command(
       cat notes.txt | conifer-gguf run lfm2.5-1.2b --system "Summarise in three sentences."
     """
     model = find_or_pull(name, pull_first)
+    runtime = pass_gate(model, runtime)
     residency = Residency(EngineOptions(runtime, ctx, threads, cache_type))
     talk = Talk(residency, model, sampling_for(model, sampling), max_tokens, system)
     try:
@@ -123,7 +125,7 @@ class Talk:
         """One answer; a base model without a chat template continues the text."""
         if not prompt.strip():
             raise BadRequest("the prompt is empty", "prompt")
-        with self._residency.use(self._model) as engine:
+        with chat.engine_for(self._residency, self._model) as engine:
             has_template = engine.info.has_template
         if has_template:
             self._messages.append({"role": "user", "content": prompt})
@@ -136,7 +138,7 @@ class Talk:
 
     def chat(self) -> int:
         """Read, answer, repeat, until the end of the input."""
-        with self._residency.use(self._model) as engine:
+        with chat.engine_for(self._residency, self._model) as engine:
             info = engine.info
         for notice in info.notices:
             render.notice(notice)

@@ -12,14 +12,15 @@ import waitress
 from ..engine import memory
 from ..errors import BadRequest, ModelNotOnDisk
 from ..gguf import read_header
+from ..native_api import registry
 from ..service import status
 from ..service.residency import EngineOptions, Residency
-from ..settings import format_bytes
+from ..settings import REGISTER, format_bytes
 from ..store import download, library
 from ..web.app import LOOPBACK, ServerOptions, create_app
 from ..worker.load import DEFAULT_WINDOW
 from . import _options, render
-from ._progress import TerminalProgress
+from ._progress import TerminalProgress, working
 
 EXTRA_THREADS = 8  # besides one for each answer: pages, health checks, clients that hang
 
@@ -40,6 +41,12 @@ EXTRA_THREADS = 8  # besides one for each answer: pages, health checks, clients 
 @click.option(
     "--max-loaded", type=click.IntRange(1, 16), default=1, show_default=True, help="Models at the same time."
 )
+@click.option(
+    "--register",
+    type=click.Choice(["bundled"]),
+    envvar=REGISTER.name,
+    help="Register the plugins that come with this package before serving.",
+)
 @_options.add(_options.ENGINE)
 def command(
     name: str | None,
@@ -51,6 +58,7 @@ def command(
     allowed_host: tuple[str, ...],
     parallel: int,
     max_loaded: int,
+    register: str | None,
     ctx: int | None,
     threads: int | None,
     cache_type: str,
@@ -70,6 +78,8 @@ def command(
             f"--host {host} opens this server to others, and there is no API key", "host", "add --api-key KEY"
         )
     served = find(name or model, pull_first)
+    if register:
+        register_bundled()
     listener = bind(host, port)
     options = EngineOptions(runtime, ctx, threads, cache_type, parallel)
     residency = Residency(options, max_loaded)
@@ -81,6 +91,7 @@ def command(
             served={served.name: served} if served and served.source == "file" else {},
             api_key=api_key,
             allowed_hosts=frozenset(hosts),
+            may_register=is_loopback(host),
         ),
     )
     # Requests that wait for a thread are ordinary here: an answer takes seconds.
@@ -102,6 +113,15 @@ def command(
     finally:
         residency.close()
     return 0
+
+
+def register_bundled() -> None:
+    """Every bundled plugin that is not registered yet."""
+    held = {plugin.name for plugin in registry.registered()}
+    names = [c.name for c in registry.known() if c.source == "bundled" and c.name not in held]
+    if names:
+        with working(f"checking {', '.join(names)}"):
+            registry.register(*names)
 
 
 def find(name: str | None, pull_first: bool) -> library.LocalModel | None:
@@ -146,9 +166,13 @@ def banner(served: library.LocalModel | None, options: EngineOptions) -> None:
     here = library.models()
     names = {m.name: m for m in [*here, *([served] if served else [])]}
     for local in names.values():
-        state = status.of_file(read_header(local.path))
-        mark = f"{state.status} · {state.runtime}" if state.runtime else state.status
-        render.notice(f"  {local.name:<36} {format_bytes(local.size):>8}  {mark}")
+        state = status.of_file(read_header(local.path), options.runtime)
+        render.notice(f"  {local.name:<36} {format_bytes(local.size):>8}  {state.words}")
+    gated = [m.name for m in names.values() if status.of_file(read_header(m.path), options.runtime).needs]
+    if gated:
+        render.notice(
+            "  conifer-gguf plugins register NAME… makes gated models answer; nothing needs a restart"
+        )
     if not names:
         render.notice("  no models yet; conifer-gguf pull smollm2-135m, then reload the page")
     if served is not None:

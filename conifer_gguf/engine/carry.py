@@ -46,7 +46,7 @@ class State:
         self.pool[slot] = 0
 
     def save(self, slot: int, n_tokens: int) -> NDArray[Any]:
-        return self.pool[slot].copy()
+        return np.array(self.pool[slot])
 
     def load(self, slot: int, saved: NDArray[Any]) -> None:
         self.pool[slot] = saved

@@ -86,6 +86,7 @@ class Contract:
     outputs: tuple[Operand, ...]
     int_attrs: tuple[IntAttribute, ...]
     real_attrs: tuple[RealAttribute, ...]
+    layers: str  # what layers that call this op are called; empty for an op that several kinds share
     folder: Path
 
     def bind(self, shapes: Sequence[Shape | None]) -> dict[str, int]:
@@ -162,6 +163,7 @@ def read_contract(folder: Path) -> Contract:
         real_attrs=tuple(
             RealAttribute(a["name"], a["default"], a.get("text", "")) for a in data.get("real_attr", ())
         ),
+        layers=data.get("layers", ""),
         folder=folder,
     )
 

@@ -11,8 +11,10 @@ from typing import Literal
 import gguf
 import llama_cpp.llama_cpp as lib
 
-from ..errors import BadRequest, UnsupportedModel
-from ..gguf import Header
+from ..arch import architectures
+from ..errors import BadRequest, ModelLoadGated, UnsupportedModel
+from ..native_api import registry
+from ..ops import contracts
 from ..settings import RUNTIME
 from . import llama_log
 
@@ -22,26 +24,90 @@ REQUESTS = ("auto", "hybrid", "llama.cpp")
 
 @dataclass(frozen=True)
 class Choice:
-    """`reason` is one sentence for a person."""
+    """`runtime` None: nobody here knows the architecture.
 
-    runtime: RuntimeName
-    reason: str
-
-
-def choose(header: Header, model: str, requested: str = "auto") -> Choice:
-    """Pick the runtime of a model file. `requested` "auto" follows CONIFER_GGUF_RUNTIME.
-
-    Raises BadRequest for a word that is no runtime, UnsupportedModel when nobody knows the architecture.
+    `reason` is one sentence for a person. `needs` are ops of the hybrid runtime without a registered kernel, `supply`
+    the plugins that supply the others, `register` the bundled plugins that would supply what is missing.
     """
-    if requested == "auto":
-        requested = RUNTIME.get() or "auto"
-    if requested not in REQUESTS:
-        raise BadRequest(f"`{requested}` is not a runtime; there are {', '.join(REQUESTS)}", "runtime")
-    if not llama_knows(header.architecture):
-        raise UnsupportedModel(
-            model, header.architecture, "the installed llama.cpp does not know this architecture"
-        )
-    return Choice("llama.cpp", "llama.cpp runs this architecture")
+
+    runtime: RuntimeName | None
+    reason: str
+    needs: tuple[str, ...] = ()
+    supply: tuple[str, ...] = ()
+    register: tuple[str, ...] = ()
+    also_runs_with: tuple[RuntimeName, ...] = ()
+    libraries: tuple[str, ...] = ()  # sha256 of the libraries behind `supply`
+
+
+def choose(architecture: str, requested: str = "auto") -> Choice:
+    """Pick the runtime of an architecture. "auto" follows CONIFER_GGUF_RUNTIME, then prefers our own kernels.
+
+    Raises BadRequest for a word that is no runtime.
+    """
+    setting = RUNTIME.get() if requested == "auto" else None
+    asked = setting or requested
+    if asked not in REQUESTS:
+        where = f"{RUNTIME.name} is `{asked}`" if setting else f"`{asked}` is not a runtime"
+        raise BadRequest(f"{where}; there are {', '.join(REQUESTS)}", "runtime")
+    ours, theirs = architecture in architectures(), llama_knows(architecture)
+    if asked == "llama.cpp" or (asked == "auto" and not ours):
+        if theirs:
+            why = (
+                f"{RUNTIME.name} is set"
+                if setting
+                else "as asked"
+                if ours
+                else "llama.cpp runs this architecture"
+            )
+            return Choice("llama.cpp", why)
+        return Choice(None, f"the installed llama.cpp does not know the architecture `{architecture}`")
+    if not ours:
+        return Choice(None, f"no architecture file here answers to `{architecture}`")
+    return _hybrid(architecture, theirs)
+
+
+def _hybrid(architecture: str, llama_too: bool) -> Choice:
+    ops = tuple(architectures()[architecture].KERNELS)
+    needs = registry.missing(ops)
+    also: tuple[RuntimeName, ...] = ("llama.cpp",) if llama_too else ()
+    if needs:
+        reason = f"no registered plugin supplies {', '.join(needs)}"
+        return Choice("hybrid", reason, needs, register=bundled_for(needs), also_runs_with=also)
+    plugins = [p for p in registry.registered() if set(p.ops) & set(ops)]
+    return Choice(
+        "hybrid",
+        "registered plugins supply its kernels",
+        supply=tuple(f"{p.name} {p.version}" for p in plugins),
+        also_runs_with=also,
+        libraries=tuple(p.sha256 for p in plugins),
+    )
+
+
+def require(model: str, architecture: str, requested: str = "auto", layers: str = "") -> Choice:
+    """The choice for a model that is about to be loaded.
+
+    Raises UnsupportedModel when nobody knows the architecture, ModelLoadGated when a kernel is missing.
+    """
+    choice = choose(architecture, requested)
+    if choice.runtime is None:
+        raise UnsupportedModel(model, architecture, choice.reason)
+    if choice.needs:
+        raise ModelLoadGated(model, choice.needs, choice.register, layers, choice.also_runs_with)
+    return choice
+
+
+def bundled_for(ops: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of the bundled plugins that supply any of `ops`."""
+    return tuple(c.name for c in registry.known() if c.source == "bundled" and set(c.manifest.ops) & set(ops))
+
+
+def recurrent_layers(architecture: str, kinds: tuple[str, ...]) -> str:
+    """`36 of 40 layers are Mamba-2`; empty where no op of the architecture says what its layers are called."""
+    known = architectures().get(architecture)
+    names = [contracts()[op].layers for op in (known.KERNELS if known else ()) if op in contracts()]
+    called = next((name for name in names if name), "")
+    n = sum(kind in ("recurrent", "both") for kind in kinds)
+    return f"{n} of {len(kinds)} layers are {called}" if called and n else ""
 
 
 @functools.cache

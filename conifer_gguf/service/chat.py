@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 
 from ..gguf import read_header
 from ..store.library import LocalModel
 from ..worker.messages import Event, Generate
+from ..worker.process import EngineProcess
 from . import status
 from .residency import Residency
+
+
+def engine_for(residency: Residency, model: LocalModel) -> AbstractContextManager[EngineProcess]:
+    """The engine of a model, in use as long as the block lasts.
+
+    Raises BadModelFile, UnsupportedModel, ModelLoadGated, and on entry what loading raises.
+    """
+    ready = status.require_ready(model.name, read_header(model.path), residency.options.runtime)
+    return residency.use(model, ready.libraries)
 
 
 def answer(
@@ -20,10 +30,9 @@ def answer(
 
     Closing the iterator cancels the generation. Raises BadModelFile, and all that loading and tokenising raise.
     """
-    status.require_ready(model.name, read_header(model.path))
     stack = ExitStack()
     try:
-        engine = stack.enter_context(residency.use(model))
+        engine = stack.enter_context(engine_for(residency, model))
         events = engine.generate(replace(request, id=engine.new_id()))
         stack.callback(events.close)
         first = next(events)

@@ -35,7 +35,9 @@ class Inspection:
     status: str
     runtime: str | None
     needs: tuple[str, ...]
+    supply: tuple[str, ...]
     also_runs_with: tuple[str, ...]
+    words: str
     reason: str
 
     def as_row(self) -> dict[str, object]:
@@ -68,7 +70,9 @@ def inspect(path: Path) -> Inspection:
         status=state.status,
         runtime=state.runtime,
         needs=state.needs,
+        supply=state.supply,
         also_runs_with=state.also_runs_with,
+        words=state.words,
         reason=state.reason,
     )
 

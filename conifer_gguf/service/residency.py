@@ -37,6 +37,7 @@ class EngineOptions:
 @dataclass
 class _Resident:
     engine: EngineProcess
+    libraries: tuple[str, ...]
     users: int = 0
 
 
@@ -44,19 +45,21 @@ class Residency:
     """At most `max_loaded` models at a time. Every method may be called from any thread."""
 
     def __init__(self, options: EngineOptions, max_loaded: int = 1) -> None:
-        self._options = options
+        self.options = options
         self._max_loaded = max_loaded
         self._changed = threading.Condition()
         self._resident: dict[str, _Resident] = {}  # least recently used first
         self._loading: set[str] = set()
 
     @contextmanager
-    def use(self, model: LocalModel) -> Iterator[EngineProcess]:
+    def use(self, model: LocalModel, libraries: tuple[str, ...] = ()) -> Iterator[EngineProcess]:
         """An engine for `model`, loaded now if need be; it is not evicted while in use.
 
-        Waits while every place is taken by a model that is answering. Raises what loading raises.
+        An engine that was started with other plugin `libraries` is replaced once it is idle: a library is never
+        unloaded from a process. Waits while every place is taken by a model that is answering. Raises what loading
+        raises.
         """
-        engine = self._enter(model)
+        engine = self._enter(model, libraries)
         try:
             yield engine
         finally:
@@ -76,11 +79,14 @@ class Residency:
         for resident in residents:
             resident.engine.close()
 
-    def _enter(self, model: LocalModel) -> EngineProcess:
+    def _enter(self, model: LocalModel, libraries: tuple[str, ...]) -> EngineProcess:
         with self._changed:
             while True:
                 resident = self._resident.get(model.name)
-                if resident is not None and resident.engine.alive:
+                if resident is not None and resident.libraries != libraries and resident.users:
+                    self._changed.wait()
+                    continue
+                if resident is not None and resident.engine.alive and resident.libraries == libraries:
                     resident.users += 1
                     self._resident[model.name] = self._resident.pop(model.name)
                     return resident.engine
@@ -91,13 +97,13 @@ class Residency:
                     break
                 self._changed.wait()
         try:
-            engine = EngineProcess(self._options.load(model))
+            engine = EngineProcess(self.options.load(model))
         finally:
             with self._changed:
                 self._loading.discard(model.name)
                 self._changed.notify_all()
         with self._changed:
-            self._resident[model.name] = _Resident(engine, users=1)
+            self._resident[model.name] = _Resident(engine, libraries, users=1)
             self._changed.notify_all()
         return engine
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..errors import UnsupportedModel
+from ..engine import memory
 from ..gguf import Header
-from ..runtimes.choose import llama_knows
+from ..runtimes.choose import Choice, choose, recurrent_layers, require
 from ..store import library
 from ..store.catalog import Entry, catalog
 
@@ -23,26 +23,50 @@ class Status:
     runtime: str | None
     reason: str
     needs: tuple[str, ...] = ()
+    supply: tuple[str, ...] = ()  # plugins and versions
+    register: tuple[str, ...] = ()  # bundled plugins that would supply what is missing
     also_runs_with: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = ()  # sha256 of what is loaded with the model
+
+    @property
+    def words(self) -> str:
+        """`ready · ssd_scan 0.1.0, causal_conv 0.1.0`, `load-gated · needs …`, as lists show it."""
+        if self.status == "load-gated":
+            return f"load-gated · needs {', '.join(self.needs)}"
+        return " · ".join(filter(None, (self.status, ", ".join(self.supply) or self.runtime)))
 
 
-def of_architecture(architecture: str) -> Status:
+def of_architecture(architecture: str, requested: str = "auto") -> Status:
     """The status of every model of one architecture."""
-    if llama_knows(architecture):
-        return Status("ready", "llama.cpp", "llama.cpp runs this architecture")
-    return Status("unknown", None, f"the installed llama.cpp does not know the architecture `{architecture}`")
+    return _status(choose(architecture, requested))
 
 
-def of_file(header: Header) -> Status:
-    return of_architecture(header.architecture)
+def of_file(header: Header, requested: str = "auto") -> Status:
+    return of_architecture(header.architecture, requested)
 
 
-def require_ready(model: str, header: Header) -> Status:
-    """The status of a file that is about to be loaded. Raises UnsupportedModel."""
-    status = of_file(header)
-    if status.status == "unknown":
-        raise UnsupportedModel(model, header.architecture, status.reason)
-    return status
+def require_ready(model: str, header: Header, requested: str = "auto") -> Status:
+    """The status of a file that is about to be loaded. Raises UnsupportedModel or ModelLoadGated."""
+    return _status(require(model, header.architecture, requested, layers_of(header)))
+
+
+def layers_of(header: Header) -> str:
+    """`36 of 40 layers are Mamba-2`, for a person who wonders what the model waits for."""
+    return recurrent_layers(header.architecture, memory.geometry(header).layer_kinds)
+
+
+def _status(choice: Choice) -> Status:
+    word: Word = "unknown" if choice.runtime is None else "load-gated" if choice.needs else "ready"
+    return Status(
+        word,
+        choice.runtime,
+        choice.reason,
+        choice.needs,
+        choice.supply,
+        choice.register,
+        choice.also_runs_with,
+        choice.libraries,
+    )
 
 
 @dataclass(frozen=True)
@@ -56,10 +80,11 @@ class CatalogRow:
 
 def catalog_rows() -> list[CatalogRow]:
     here = library.models()
+    known = {name: of_architecture(name) for name in {e.architecture for e in catalog().entries}}
     return [
         CatalogRow(
             entry,
-            of_architecture(entry.architecture),
+            known[entry.architecture],
             tuple(m.path for m in here if m.base_name == entry.name),
         )
         for entry in catalog().entries

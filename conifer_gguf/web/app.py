@@ -33,6 +33,7 @@ class ServerOptions:
     served: dict[str, library.LocalModel] = field(default_factory=dict)
     api_key: str | None = None
     allowed_hosts: frozenset[str] = LOOPBACK
+    may_register: bool = False  # plugins over HTTP: loopback binds only
 
 
 class Models:
@@ -94,11 +95,14 @@ def create_app(residency: Residency, options: ServerOptions | None = None) -> Fl
 
     @app.get("/v1/models")
     def list_models() -> Any:
-        return {"object": "list", "data": [native.model_row(m) for m in models.all()]}
+        return {
+            "object": "list",
+            "data": [native.model_row(m, residency.options.runtime) for m in models.all()],
+        }
 
     @app.get("/v1/models/<path:name>")
     def one_model(name: str) -> Any:
-        return native.model_row(models.find(name))
+        return native.model_row(models.find(name), residency.options.runtime)
 
     @app.post("/v1/chat/completions")
     def chat_completions() -> Response:
@@ -110,8 +114,9 @@ def create_app(residency: Residency, options: ServerOptions | None = None) -> Fl
             residency, models, openai.parse(openai.CompletionRequest, request.get_data()), is_chat=False
         )
 
-    app.register_blueprint(pages.blueprint)
-    app.register_blueprint(native.blueprint(residency, models))
+    csrf = secrets.token_urlsafe(32) if options.may_register else ""
+    app.register_blueprint(pages.blueprint(csrf))
+    app.register_blueprint(native.blueprint(residency, models, csrf))
     return app
 
 

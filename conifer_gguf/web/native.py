@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hmac
 from typing import TYPE_CHECKING, Any
 
-from flask import Blueprint
+from flask import Blueprint, request
 
 from ..engine import memory
-from ..errors import BadModelFile
+from ..errors import BadModelFile, BadRequest, UnknownPlugin
 from ..gguf import read_header
+from ..native_api import registry
 from ..service import status
 from ..service.residency import Residency
 from ..store.library import LocalModel
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
     from .app import Models
 
 
-def blueprint(residency: Residency, models: Models) -> Blueprint:
+def blueprint(residency: Residency, models: Models, csrf: str) -> Blueprint:
+    """`csrf` empty: plugins cannot be registered over HTTP."""
     page_api = Blueprint("native", __name__, url_prefix="/api")
 
     @page_api.get("/models")
@@ -26,13 +29,30 @@ def blueprint(residency: Residency, models: Models) -> Blueprint:
         rows = []
         for model in models.all():
             info = loaded.get(model.name)
-            rows.append({**model_row(model), "n_ctx": info.info.n_ctx if info else None})
+            rows.append(
+                {**model_row(model, residency.options.runtime), "n_ctx": info.info.n_ctx if info else None}
+            )
         return {"default": models.default(), "models": rows}
+
+    @page_api.post("/plugins/register")
+    def register() -> Any:
+        """Register plugins that are known by name: bundled or announced by installed packages, never a path."""
+        given = request.headers.get("X-CSRF-Token", "")
+        if not csrf or not hmac.compare_digest(given.encode(), csrf.encode()):
+            raise BadRequest("plugins are registered from this server's own page on a loopback address only")
+        names = (request.get_json(silent=True) or {}).get("names")
+        if not isinstance(names, list) or not all(isinstance(n, str) for n in names) or not names:
+            raise BadRequest("`names` must be a list of plugin names", "names")
+        known = {c.name for c in registry.known()}
+        for name in names:
+            if name not in known:
+                raise UnknownPlugin(name)
+        return {"registered": [f"{p.name} {p.version}" for p in registry.register(*names)]}
 
     return page_api
 
 
-def model_row(model: LocalModel) -> dict[str, Any]:
+def model_row(model: LocalModel, requested: str) -> dict[str, Any]:
     """OpenAI's model object, and what we know besides. Reads the header, loads nothing."""
     entry = model.entry
     row = {
@@ -49,14 +69,18 @@ def model_row(model: LocalModel) -> dict[str, Any]:
         header = read_header(model.path)
     except BadModelFile as error:
         return {**row, "status": "unknown", "reason": error.fact}
-    state = status.of_file(header)
+    state = status.of_file(header, requested)
     shape = memory.geometry(header)
     return {
         **row,
         "status": state.status,
         "runtime": state.runtime,
+        "words": state.words,
         "reason": state.reason,
         "needs": state.needs,
+        "supply": state.supply,
+        "register": state.register,
+        "layers": status.layers_of(header),
         "also_runs_with": state.also_runs_with,
         "kv_bytes_per_token": shape.kv_bytes_per_token,
         "state_bytes": shape.carry_bytes,

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from flask import Blueprint, render_template
 
-blueprint = Blueprint("pages", __name__)
 
+def blueprint(csrf: str) -> Blueprint:
+    """`csrf` is the token that lets this server's own page register plugins; empty: it may not."""
+    pages = Blueprint("pages", __name__)
 
-@blueprint.get("/")
-def chat_page() -> str:
-    return render_template("chat.html")
+    @pages.get("/")
+    def chat_page() -> str:
+        return render_template("chat.html", csrf=csrf)
+
+    return pages

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
+from ..arch import architectures
 from ..engine import memory
 from ..errors import BadRequest
 from ..gguf import read_header
 from ..runtimes.base import CacheType, Runtime
-from ..runtimes.choose import Choice, choose
+from ..runtimes.choose import Choice, recurrent_layers, require
+from ..runtimes.hybrid import HybridRuntime
 from ..runtimes.llama import LlamaRuntime
 from ..runtimes.threads import default_threads
 
@@ -37,7 +39,7 @@ def open_runtime(
     """Load a model file.
 
     Raises BadModelFile before native code sees a file that is not sound, DoesNotFit before anything is allocated,
-    BadRequest for a value that makes no sense.
+    BadRequest for a value that makes no sense, ModelLoadGated where a kernel is missing.
     """
     if cache_type not in get_args(CacheType):
         raise BadRequest(
@@ -47,8 +49,9 @@ def open_runtime(
         if value is not None and value < 1:
             raise BadRequest(f"`{parameter}` is {value}, at least 1 is needed", parameter)
     header = read_header(path)
-    choice = choose(header, name, runtime)
     shape = memory.geometry(header)
+    layers = recurrent_layers(header.architecture, shape.layer_kinds)
+    choice = require(name, header.architecture, runtime, layers)
     plan = memory.fit(
         name,
         shape,
@@ -57,12 +60,14 @@ def open_runtime(
         n_sequences=max_sequences,
         default_limit=DEFAULT_WINDOW,
     )
-    loaded = LlamaRuntime(
-        path,
-        n_ctx=plan.n_ctx,
-        n_threads=n_threads or default_threads(),
-        cache_type=cache_type,  # type: ignore[arg-type]  # checked against CacheType above
-        max_sequences=max_sequences,
-        flash=plan.flash,
-    )
+    how: dict[str, Any] = {
+        "n_ctx": plan.n_ctx,
+        "n_threads": n_threads or default_threads(),
+        "cache_type": cache_type,
+        "max_sequences": max_sequences,
+    }
+    if choice.runtime == "hybrid":
+        loaded: Runtime = HybridRuntime(header, architectures()[header.architecture], **how)
+    else:
+        loaded = LlamaRuntime(path, flash=plan.flash, **how)
     return LoadedModel(loaded, choice, plan)

@@ -12,13 +12,13 @@ function headers() {
 }
 
 /** Fetch that asks once for the API key when the server wants one. */
-async function call(path, options = {}) {
-  const response = await fetch(path, { ...options, headers: headers() });
+async function call(path, options = {}, more = {}) {
+  const response = await fetch(path, { ...options, headers: { ...headers(), ...more } });
   if (response.status !== 401) return response;
   const key = prompt("This server asks for an API key.");
   if (!key) return response;
   sessionStorage.setItem(KEY, key);
-  return fetch(path, { ...options, headers: headers() });
+  return fetch(path, { ...options, headers: { ...headers(), ...more } });
 }
 
 /** The data of each server-sent event, as it arrives. */
@@ -70,9 +70,37 @@ function Turn({ turn, writing }) {
   </div>`;
 }
 
+/** What a gated model waits for, and the button that ends the wait. */
+function Gate({ model, onChange }) {
+  const [busy, setBusy] = useState(false);
+  const [problem, setProblem] = useState("");
+  const csrf = document.querySelector('meta[name="csrf"]').content;
+  if (model?.status !== "load-gated") return null;
+  const command = model.register.length ? `conifer-gguf plugins register ${model.register.join(" ")}` : "conifer-gguf plugins list";
+  async function register() {
+    setBusy(true);
+    setProblem("");
+    try {
+      const body = JSON.stringify({ names: model.register });
+      const response = await call("/api/plugins/register", { method: "POST", body }, { "X-CSRF-Token": csrf });
+      if (!response.ok) throw new Error((await response.json()).error.message);
+    } catch (error) {
+      setProblem(error.message);
+    }
+    setBusy(false);
+    onChange();
+  }
+  return html`<section class="notice" aria-label="Load-gated">
+    <p><strong>${model.id} is load-gated.</strong> ${model.layers ? `${model.layers}; ` : ""}no registered plugin supplies ${model.needs.map((op, i) => html`${i ? ", " : ""}<code>${op}</code>`)}.</p>
+    <p>Registering runs native code from this package on this machine. In a terminal: <code>${command}</code></p>
+    ${csrf && model.register.length > 0 && html`<p><button class="primary" disabled=${busy} onClick=${register}>${busy ? "Checking the kernels…" : `Register ${model.register.join(" and ")}`}</button></p>`}
+    ${problem && html`<p role="alert">${problem}</p>`}
+  </section>`;
+}
+
 function About({ model }) {
   if (!model) return null;
-  const facts = [model.profile, `${model.status}${model.runtime ? ` · ${model.runtime}` : ""}`, size(model.size)];
+  const facts = [model.profile, model.words ?? model.status, size(model.size)];
   if (model.kv_bytes_per_token) facts.push(`${size(model.kv_bytes_per_token)} of cache a token`);
   if (model.state_bytes) facts.push(`${size(model.state_bytes)} of carry`);
   if (model.n_ctx) facts.push(`window ${model.n_ctx.toLocaleString("en")} tokens`);
@@ -158,6 +186,7 @@ function App() {
       <button onClick=${() => { writing?.abort(); setTurns([]); }} disabled=${!turns.length}>New chat</button>
     </header>
     <${About} model=${model} />
+    <${Gate} model=${model} onChange=${refresh} />
     ${away && html`<div class="notice" role="status">The server does not answer: start it again with <code>conifer-gguf serve</code>, then come back to this page.</div>`}
     <main aria-live="polite">
       ${!turns.length && html`<div class="empty">
