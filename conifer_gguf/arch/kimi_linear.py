@@ -87,9 +87,8 @@ def kimi_delta_attention(g: Graph, hp: Hyper, w: Weights, s: Carry, x: Tensor) -
         )
         for p, conv, c in parts
     )
-    f = g.linear(w.ssm_f_b, g.linear(w.ssm_f_a, x))
-    # The file keeps the bias flat, [H * D]; the kernel would want it by head.
-    f = g.add(f, w.ssm_dt.bias) if w.ssm_dt.bias else f
+    # The file keeps this bias flat, [H * D], where the kernel would want it by head: added here.
+    f = g.add(g.linear(w.ssm_f_b, g.linear(w.ssm_f_a, x)), w.ssm_dt.required_bias)
     o = g.kernel(
         "conifer.gated_delta/1",
         q,
@@ -129,7 +128,7 @@ def mixture(g: Graph, hp: Hyper, w: Weights, x: Tensor) -> Tensor:
         g.linear(w.ffn_gate_inp, x),
         hp.n_expert_used,
         gating="sigmoid" if hp.sigmoid_gating else "softmax",
-        selection_bias=w.exp_probs_b.bias,
+        selection_bias=w.exp_probs_b.required_bias,
         normalise=True,
         scale=hp.expert_scale,
     )

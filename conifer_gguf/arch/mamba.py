@@ -63,7 +63,7 @@ def mixer(g: Graph, m: Mixer, w: Weights, s: Carry, x: Tensor) -> Tensor:
     """x: [T, d_model] -> [T, d_model]. Advances s.conv and s.ssm by T tokens."""
     x, z = g.split(g.linear(w.ssm_in, x), m.d_inner, m.d_inner)
     conv = w.ssm_conv1d
-    x = g.kernel("conifer.causal_conv/1", x, conv.weight, conv.bias, carry=s.conv, activation="silu")
+    x = g.kernel("conifer.causal_conv/1", x, conv.weight, conv.required_bias, carry=s.conv, activation="silu")
     dt, B, C = g.split(g.linear(w.ssm_x, x), m.dt_rank, m.d_state, m.d_state)
     if m.norms:
         dt = g.rms_norm(dt, w.ssm_dt_norm if "ssm_dt_norm" in w else None, m.eps)
@@ -72,7 +72,16 @@ def mixer(g: Graph, m: Mixer, w: Weights, s: Carry, x: Tensor) -> Tensor:
     # The kernel adds the bias, below the softplus; ssm_a already holds A = -exp(A_log): the converter folds it in.
     dt = g.linear(w.ssm_dt, dt, bias=False)
     y = g.kernel(
-        "conifer.selective_scan/1", x, dt, w.ssm_a.weight, B, C, w.ssm_dt.bias, w.ssm_d.weight, z, carry=s.ssm
+        "conifer.selective_scan/1",
+        x,
+        dt,
+        w.ssm_a.weight,
+        B,
+        C,
+        w.ssm_dt.required_bias,
+        w.ssm_d.weight,
+        z,
+        carry=s.ssm,
     )
     return g.linear(w.ssm_out, y)
 

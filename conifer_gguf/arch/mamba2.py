@@ -89,7 +89,7 @@ def scan(g: Graph, m: Mixer, w: Weights, s: Carry, xbc: Tensor, dt: Tensor, z: T
         w.ssm_a.weight,  # already -exp(A_log): the converter folds it in
         g.reshape(B, m.n_group, m.d_state),
         g.reshape(C, m.n_group, m.d_state),
-        w.ssm_dt.bias,
+        w.ssm_dt.required_bias,
         w.ssm_d.weight,
         z,
         carry=s.ssm,

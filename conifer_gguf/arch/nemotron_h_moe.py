@@ -26,7 +26,7 @@ def feed_forward(g: Graph, hp: Hyper, w: Weights, x: Tensor, i: int) -> Tensor:
         g.linear(w.ffn_gate_inp, x),
         hp.n_expert_used[i],
         gating="sigmoid",
-        selection_bias=w.exp_probs_b.bias,
+        selection_bias=w.exp_probs_b.required_bias,
         normalise=hp.normalise_experts,
         scale=hp.expert_scale,
     )

@@ -102,8 +102,7 @@ def delta_net(
 
     `head_map` says which key head a value head reads: "grouped" h // (H / J), or "tiled" h % J.
     """
-    conv = w.ssm_conv1d
-    qkv = g.kernel("conifer.causal_conv/1", qkv, conv.weight, conv.bias, carry=s.conv, activation="silu")
+    qkv = g.kernel("conifer.causal_conv/1", qkv, w.ssm_conv1d.weight, None, carry=s.conv, activation="silu")
     q, k, v = g.split(qkv, hp.key_dim, hp.key_dim, hp.value_dim)
     # ssm_a already holds A = -exp(A_log). The epsilon of q's and k's norm is the reference's, not the file's.
     o = g.kernel(
@@ -114,7 +113,7 @@ def delta_net(
         alpha,
         beta,
         w.ssm_a.weight,
-        w.ssm_dt.bias,
+        w.ssm_dt.required_bias,
         carry=s.delta,
         head_map=head_map,
         qk_norm="l2",

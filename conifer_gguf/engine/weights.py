@@ -139,6 +139,11 @@ class Weight:
         name = f"{self.name}.bias"
         return self._file.tensor(name) if name in self._file else None
 
+    @property
+    def required_bias(self) -> Tensor:
+        """`NAME.bias`. Raises BadModelFile when the file lacks it."""
+        return self._file.tensor(f"{self.name}.bias")
+
     def expect(self, *shape: int) -> Tensor:
         """`.weight` if it has this shape, in paper order. Raises ShapeMismatch naming the tensor."""
         found = self.weight

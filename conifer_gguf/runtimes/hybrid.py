@@ -75,7 +75,9 @@ class HybridRuntime:
         # The largest step of a prompt; building it looks at every tensor once.
         largest = min(CHUNK, n_ctx)
         self._executor.reserve([Share(0, n_ctx - largest, largest)], "last")
-        _refuse_unread(header.path, weights, getattr(architecture, "UNUSED", ()))
+        _refuse_unread(
+            header.path, weights, (*getattr(architecture, "UNUSED", ()), *_prediction_blocks(header))
+        )
         self.info = RuntimeInfo(
             name="hybrid",
             architecture=header.architecture,
@@ -190,6 +192,12 @@ class HybridRuntime:
     def _refuse_broken(self, sequence: SequenceId) -> None:
         if sequence in self._broken:
             raise BrokenSequence(sequence)
+
+
+def _prediction_blocks(header: Header) -> list[str]:
+    """Prefixes of the blocks that guess further tokens, at the end of the file: nothing here drafts with them."""
+    n_block, n_prediction = (int(header.get(k, 0)) for k in (".block_count", ".nextn_predict_layers"))
+    return [f"blk.{i}." for i in range(n_block - n_prediction, n_block)]
 
 
 def _refuse_unread(path: Path, weights: WeightFile, unused: Sequence[str]) -> None:
