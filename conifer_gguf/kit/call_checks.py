@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,8 +15,9 @@ from ..native_api.kernels import Call, View
 from ..ops import Contract, Operand
 from .checks import Case, Subject
 from .execution import Finding, Setup, same_bits
-from .maker import Variant
+from .maker import Maker
 from .problem import Problem
+from .recipe import Sizes
 
 TEXT_CAPACITIES = (512, 8, 1)
 MAX_KEPT = 64 * 1024  # bytes that the process may grow by over RUNS runs; Python's own noise stays far below
@@ -36,27 +36,36 @@ Change = Callable[[View], View | None]
 
 def wrong_calls_are_refused(s: Subject) -> Iterator[Case]:
     """Operand missing, wrong rank, dtype or size: CK_BAD_SHAPE with text, from supports and from plan."""
-    problem = s.maker.problem(s.maker.sizes(6), _fullest(s.maker.variants), [4], [1], 3)
-    views = _views(problem)
-    groups: tuple[tuple[str, tuple[Operand, ...], list[Any]], ...] = (
-        ("input", problem.contract.inputs, views[0]),
-        ("carry", problem.contract.states, views[1]),
-        ("output", problem.contract.outputs, views[2]),
+    contract = s.maker.contract
+    views = _views(s.maker, s.maker.sizes(6))
+    groups: tuple[tuple[str, tuple[Operand, ...], Sequence[View | None]], ...] = (
+        ("input", contract.inputs, views[0]),
+        ("carry", contract.states, views[1]),
+        ("output", contract.outputs, views[2]),
     )
     for role, operands, group in groups:
         for i, operand in enumerate(operands):
             for what, change in _changes(operand, group[i]):
                 changed = tuple(_replaced(g, i, change) if g is group else g for g in views)
-                if _forbidden(problem.contract, changed):
-                    label = f"{role} `{operand.name}` {what}"
-                    yield label, partial(_is_refused, s, _call(problem, changed))
+                if _forbidden(contract, changed):
+                    yield f"{role} `{operand.name}` {what}", partial(_is_refused, s, _call(s.maker, changed))
     for sizes in s.maker.recipe.refused:
-        wrong = s.maker.problem(s.maker.sizes(6, 0, sizes), s.maker.usual, [4], [1], 3)
-        yield wrong.label, partial(_is_refused, s, _call(wrong, _views(wrong)))
+        call = _call(s.maker, _views(s.maker, s.maker.sizes(6, 0, sizes)))
+        shown = " ".join(f"{name}={n}" for name, n in sizes.items())
+        yield f"sizes {shown}, which the op forbids", partial(_is_refused, s, call)
     for what, count in (("no inputs", "n_input"), ("no outputs", "n_output")):
-        call = _call(problem, views)
+        call = _call(s.maker, views)
         setattr(call.pointer, count, 0)
         yield what, partial(_is_refused, s, call)
+    for i, attribute in enumerate(contract.int_attrs):
+        call = _call(s.maker, views)
+        call.pointer.int_attr[i] = max(attribute.values.values()) + 1
+        yield f"attribute `{attribute.name}` = {call.pointer.int_attr[i]}", partial(_is_not_accepted, s, call)
+
+
+def _is_not_accepted(s: Subject, call: Call) -> None:
+    if s.kernel.ask(call).ok:
+        raise Finding("supports answers CK_OK to an attribute's value that the op does not have")
 
 
 def _is_refused(s: Subject, call: Call) -> None:
@@ -129,36 +138,28 @@ def _forbidden(contract: Contract, views: Sequence[Sequence[View | None]]) -> bo
     return contract.state_shapes(bound) != found_states or contract.output_shapes(bound) != found_outputs
 
 
-def _views(problem: Problem) -> Views:
-    inputs = [
-        None if a is None else View.dense(a.dtype, a.shape, 0, o.role == "constant")
-        for a, o in zip(problem.inputs, problem.contract.inputs, strict=True)
-    ]
-    states = [View.dense(a.dtype, a.shape) for a in problem.states]
-    outputs = [
-        View.dense(o.dtype[0], shape)
-        for o, shape in zip(problem.contract.outputs, problem.output_shapes(), strict=True)
-    ]
-    return inputs, states, outputs
+def _views(maker: Maker, sizes: Sizes) -> Views:
+    """The operands of the usual call with these sizes, without data."""
+
+    def view(operand: Operand, leading: tuple[int, ...] = ()) -> View:
+        shape = leading + maker.shape(operand, maker.usual, sizes)
+        return View.dense(operand.dtype[0], shape, 0, operand.role == "constant")
+
+    contract = maker.contract
+    inputs: list[View | None] = [view(o) for o in contract.inputs]
+    return inputs, [view(o, (3,)) for o in contract.states], [view(o) for o in contract.outputs]
 
 
-def _call(problem: Problem, views: Sequence[Sequence[View | None]]) -> Call:
+def _call(maker: Maker, views: Sequence[Sequence[View | None]]) -> Call:
     inputs, states, outputs = views
     carries, results = ([v for v in group if v is not None] for group in (states, outputs))
-    return Call(problem.contract, inputs, carries, results, problem.ints, problem.reals, 3)
+    ints, reals = maker.contract.attributes(maker.usual.attrs)
+    return Call(maker.contract, inputs, carries, results, ints, reals, 3)
 
 
 def _replaced(group: Sequence[View | None], index: int, change: Change) -> list[View | None]:
     old = group[index]
     return [change(old) if i == index and old is not None else view for i, view in enumerate(group)]
-
-
-def _roles(contract: Contract) -> tuple[tuple[Operand, ...], ...]:
-    return contract.inputs, contract.states, contract.outputs
-
-
-def _fullest(variants: Sequence[Variant]) -> Variant:
-    return replace(min(variants, key=lambda v: len(v.absent)))
 
 
 def keeps_no_memory(s: Subject) -> Iterator[Case]:

@@ -53,21 +53,22 @@ CHECKS: Final = {
 def main() -> None:
     np.seterr(all="ignore")  # overflow to infinity is part of what is tested
     reporter = Reporter()
-    request = reporter.request
+    try:
+        _check_everything(reporter, reporter.request)
+    except PluginRefused as error:
+        reporter.send({"refused": {"problem": error.problem, "op": error.op}})
+    reporter.end()
+
+
+def _check_everything(reporter: Reporter, request: dict[str, Any]) -> None:
     contracts = {op: read_contract(Path(folder)) for op, folder in request["ops"].items()}
     recipes = {op: read_recipe(contract.folder) for op, contract in contracts.items()}
     reporter.limit_memory()
-    try:
-        plugin = load_library(Path(request["library"]))
-    except PluginRefused as error:
-        reporter.send({"refused": {"problem": error.problem, "op": error.op}})
-        reporter.end()
-        return
+    plugin = load_library(Path(request["library"]))
     reporter.send({"plugin": _introduce(plugin)})
     for kernel in plugin.kernels:
         if kernel.op in contracts:
             run_checks(reporter, request, kernel, contracts[kernel.op], recipes[kernel.op])
-    reporter.end()
 
 
 def run_checks(

@@ -132,6 +132,12 @@ class Maker:
     def _operands(self) -> tuple[Operand, ...]:
         return (*self.contract.inputs, *self.contract.states, *self.contract.outputs)
 
+    @staticmethod
+    def shape(operand: Operand, variant: Variant, sizes: Sizes) -> tuple[int, ...]:
+        """Of a carry: of one slot."""
+        dims = operand.dims[variant.form.get(operand.name, 0)]
+        return tuple(evaluate(d, sizes) for d in dims)
+
     def ranges(self, variant: Variant) -> dict[str, tuple[float, float]]:
         """Ranges of operands that this variant replaces."""
         return {k: v for when in self.when(variant) for k, v in when.range.items()}
@@ -194,8 +200,7 @@ class _Draw:
         self.variant, self.when, self.sizes, self.rng, self.shaper = variant, when, sizes, rng, shaper
 
     def __call__(self, operand: Operand, leading: tuple[int, ...]) -> Array:
-        dims = operand.dims[self.variant.form.get(operand.name, 0)]
-        shape = leading + tuple(evaluate(d, self.sizes) for d in dims)
+        shape = leading + Maker.shape(operand, self.variant, self.sizes)
         low, high = operand.range
         for when in self.when:
             low, high = when.range.get(operand.name, (low, high))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..errors import PluginRefused
 
 Sizes = dict[str, int]
 
@@ -49,6 +51,14 @@ class Recipe(BaseModel):
 
 
 def read_recipe(folder: Path) -> Recipe:
-    """The recipe of the op in this folder. Raises pydantic's ValidationError, which names the key."""
-    data = tomllib.loads((folder / "op.toml").read_text("utf-8"))
-    return Recipe.model_validate(data.get("kit", {}))
+    """The recipe of the op in this folder. Raises PluginRefused, which names the key."""
+    path = folder / "op.toml"
+    data = tomllib.loads(path.read_text("utf-8"))
+    try:
+        return Recipe.model_validate(data.get("kit", {}))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in ("kit", *first["loc"]))
+        raise PluginRefused(
+            folder.name, f"{path}: `{key}`: {first['msg']} (got {first['input']!r})"
+        ) from error

@@ -71,7 +71,7 @@ def run_child(
             child.stdin.flush()
             yield from _listen(child, budget, words)
         except BrokenPipeError:
-            raise ChildEnded(_how_it_ended(child.wait(), budget), None, _tail(words)) from None
+            raise _ended(child, budget, None, words) from None
         finally:
             child.kill()
             child.wait()
@@ -91,7 +91,7 @@ def _listen(child: subprocess.Popen[bytes], budget: Budget, words: IO[bytes]) ->
             if selector.select(POLL_SECONDS):
                 read = os.read(child.stdout.fileno(), 1 << 16)
                 if not read:
-                    raise ChildEnded(_how_it_ended(child.wait(), budget), last, _tail(words))
+                    raise _ended(child, budget, last, words)
                 *lines, buffer = (buffer + read).split(b"\n")
                 for line in lines:
                     last = json.loads(line)
@@ -129,12 +129,19 @@ class _Watch:
         return float(times.user + times.system)
 
 
-def _how_it_ended(code: int, budget: Budget) -> str:
-    if code >= 0:
-        return f"it ended the process with exit code {code}"
-    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-    limit = f", with a memory budget of {format_bytes(budget.memory)}" if budget.memory is not None else ""
-    return f"it crashed with {name}{limit}"
+def _ended(
+    child: subprocess.Popen[bytes], budget: Budget, last: Message | None, words: IO[bytes]
+) -> ChildEnded:
+    code, text = child.wait(), _tail(words)
+    if code < 0:
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+        limit = (
+            f", with a memory budget of {format_bytes(budget.memory)}" if budget.memory is not None else ""
+        )
+        return ChildEnded(f"it crashed with {name}{limit}", last, text)
+    # An exception of ours, or of a reference.py, ends in its last line.
+    said = f": {text.splitlines()[-1]}" if text.startswith("Traceback") else ""
+    return ChildEnded(f"it ended the process with exit code {code}{said}", last, text)
 
 
 def _tail(words: IO[bytes]) -> str:
@@ -184,6 +191,7 @@ class Reporter:
 
 
 def _die_with_parent() -> None:
-    while sys.stdin.buffer.read(1):
+    # The descriptor, not sys.stdin: a thread that holds its lock at exit makes the interpreter abort.
+    while os.read(0, 1):
         pass
     os._exit(1)

@@ -90,6 +90,9 @@ static ck_status check_call(const ck_call *c, ck_error *err) {
     if (c->n_input != N_INPUT || c->n_state != 1 || c->n_output != 1 || c->n_int != 1 || c->n_real != 2) {
         BAD("expected 8 inputs, 1 state, 1 output, 1 integer and 2 real attributes");
     }
+    if (c->int_attr[0] < 0 || c->int_attr[0] > 1) {
+        BAD("dt_softplus is %lld, expected 0 or 1", (long long)c->int_attr[0]);
+    }
     for (int i = 0; i < N_INPUT; i++) {
         if (c->input[i] == NULL && i < DT_BIAS) {
             BAD("%s is missing", NAME[i]);
