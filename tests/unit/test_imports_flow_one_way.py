@@ -31,6 +31,7 @@ ALLOWED = {
     ("errors", "settings"): "errors state sizes in people's units",
     ("cli", "web"): "`serve` starts the web application",
     ("worker", "store"): "load(NAME) finds the file of a model by its name",
+    ("native_api", "gguf"): "the numbers of tensor types are GGUF's",
     ("native_api", "ops"): "a kernel is loaded together with the contract of its op",
 }
 
