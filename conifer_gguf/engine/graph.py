@@ -79,10 +79,13 @@ class Graph:
     def linear(self, w: Weight, x: Tensor, bias: bool = True) -> Tensor:
         """x: [..., d_in] -> [..., d_out], with the weight's bias where the file has one."""
         weight = w.weight
-        if len(weight.shape) != 2 or weight.shape[1] != x.shape[-1]:
+        rows = (
+            weight.shape if len(weight.shape) == 2 else (1, *weight.shape)
+        )  # a vector is a matrix of one row
+        if len(rows) != 2 or rows[1] != x.shape[-1]:
             raise ShapeMismatch("linear", weight.name, f"[*, {x.shape[-1]}]", str(list(weight.shape)))
         y = self.made(
-            self.lib.ggml_mul_mat(self.context, weight.pointer, x.pointer), (*x.shape[:-1], weight.shape[0])
+            self.lib.ggml_mul_mat(self.context, weight.pointer, x.pointer), (*x.shape[:-1], rows[0])
         )
         return self.add(y, w.bias) if bias and w.bias is not None else y
 
