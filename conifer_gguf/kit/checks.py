@@ -34,16 +34,18 @@ class Depth:
     token_counts: tuple[int, ...]
     long_lengths: tuple[int, ...]
     shape_lengths: tuple[int, ...]
+    longest: tuple[int, int]
     repeats: int
 
 
 QUICK = Depth(
     "quick",
     48,
-    (*range(1, 34), 47, 63, 64, 65),
-    (*range(1, 18), 31, 33, 64, 65, 129),
+    tuple(range(1, 68)),
+    (*range(1, 34), 47, 63, 64, 65, 129),
     (1100, 2300),
     (70, 300),
+    (8300, 2100),
     1,
 )
 FULL = Depth(
@@ -53,6 +55,7 @@ FULL = Depth(
     (*range(1, 68), 127, 129, 192, 257),
     (1100, 4500, 8300),
     (1, 66, 300, 600),
+    (33000, 8300),
     3,
 )
 DEPTHS = {depth.name: depth for depth in (QUICK, FULL)}
@@ -127,9 +130,12 @@ def any_size(s: Subject) -> Iterator[Case]:
 
 def any_length(s: Subject) -> Iterator[Case]:
     """Every number of tokens, past the blocks that a kernel may work in."""
-    for shape in (None, *s.maker.recipe.shapes[:1]):
-        for n in s.depth.token_counts:
-            problem = s.maker.problem(s.maker.sizes(n, n, shape), s.variant(n))
+    for n in s.depth.token_counts:
+        for variant in s.usual_and(n):
+            problem = s.maker.problem(s.maker.sizes(n, n), variant)
+            yield problem.label, partial(s.solve_and_compare, problem, None, 2)
+        for shape in s.maker.recipe.shapes[:1]:
+            problem = s.maker.problem(s.maker.sizes(n, n, shape), s.maker.usual)
             yield problem.label, partial(s.solve_and_compare, problem, None, 2)
 
 
@@ -149,13 +155,40 @@ def shapes_of_real_models(s: Subject) -> Iterator[Case]:
 
 
 def long_sequences(s: Subject) -> Iterator[Case]:
-    """Lengths past any block that a kernel may work in, at small sizes and at the first real shape."""
-    for n in s.depth.long_lengths:
+    """Lengths past any block that a kernel may work in, at small sizes and at the first real shape.
+
+    The longest is compared with pieces of lengths that were compared with the specification: that is fast enough.
+    """
+    for n in (n for n in s.depth.long_lengths if n <= s.maker.recipe.longest):
         shapes = [None, *s.maker.recipe.shapes[:1]] if n < 2000 else [None]
         for i, shape in enumerate(shapes):
             for variant in s.usual_and(i):
                 problem = s.maker.problem(s.maker.sizes(n, i, shape), variant)
                 yield problem.label, partial(s.solve_and_compare, problem, None, 1 + i)
+    for i, (n, shape) in enumerate(zip(s.depth.longest, (None, *s.maker.recipe.shapes[:1]), strict=False)):
+        if n > s.maker.recipe.longest:
+            continue
+        problem = s.maker.problem(s.maker.sizes(n, i, shape), s.maker.usual)
+        yield f"{problem.label}, against pieces of 1000", partial(_equals_pieces, s, problem)
+
+
+def _equals_pieces(s: Subject, problem: Problem) -> float:
+    whole = execute(s.kernel, problem)
+    states, worst = problem.states, 0.0
+    for first in range(0, problem.n_token, 1000):
+        end = min(first + 1000, problem.n_token)
+        piece = execute(s.kernel, problem.cut([(0, first, end)]).with_states(states))
+        states = piece.states
+        for operand, ours, theirs in zip(problem.contract.outputs, whole.outputs, piece.outputs, strict=True):
+            part = ours[token_rows(operand, first, end)]
+            error = worst_error(part, theirs.astype(np.float64))
+            if not error <= s.rtol:
+                where = _where(part, theirs.astype(np.float64))
+                raise Finding(
+                    f"`{operand.name}`, counted from token {first}, {where} by the pieces: {error:.3g}"
+                )
+            worst = max(worst, error)
+    return worst
 
 
 def magnitudes(s: Subject) -> Iterator[Case]:
@@ -227,13 +260,16 @@ def several_sequences(s: Subject) -> Iterator[Case]:
         ([1, 1, 1], [4, 1, 2], None),
         ([0, 17, 3], [-1, 1, 0], None),
         ([70, 5], [0, 3], None),
+        ([3, 2], [16, 9], None),
+        ([1] * 40, [*range(0, 40, 2), *range(1, 40, 2)], None),
         ([1, 70, 2], [3, 2, 0], real),
         ([1, 1, 1, 1], [1, 0, 4, 3], real),
     )
     for turn, (lengths, slots, shape) in enumerate(mixes):
         sizes = s.maker.sizes(sum(lengths) + 2, turn, shape)
         label = f"sequences {lengths} in {slots}"
-        problem = s.maker.problem(sizes, s.variant_for(shape, turn), lengths, slots, 5, label=label)
+        variant = s.variant_for(shape, turn)
+        problem = s.maker.problem(sizes, variant, lengths, slots, max(slots) + 2, label=label)
         yield problem.label, partial(_equals_separate_calls, s, problem)
 
 

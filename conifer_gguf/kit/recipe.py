@@ -30,7 +30,7 @@ class Recipe(BaseModel):
 
     `sizes` lists the sizes that a dimension may have, as numbers or from other dimensions (`H = ["G", "2*G"]`); what is
     not listed takes any size from 1. `shapes` are those of real models. `refused` are sizes that a kernel must answer
-    with CK_BAD_SHAPE. `needs` says which optional operand requires which other. `same_form` are operands that use the
+    with CK_BAD_SHAPE. `longest` bounds the tokens of a sequence, for an op whose work grows by their square. `needs` says which optional operand requires which other. `same_form` are operands that use the
     same alternative of their dims. `real` lists values of real attributes, `extreme` values of operands far outside
     their usual range. `rtol` is the largest error, relative to the largest element of its row or the root mean square
     of the whole output, and `reason` why it is what it is.
@@ -45,6 +45,7 @@ class Recipe(BaseModel):
     refused: list[Sizes] = Field(default_factory=list)
     needs: dict[str, str] = Field(default_factory=dict)
     same_form: list[list[str]] = Field(default_factory=list)
+    longest: int = 1 << 20
     real: dict[str, list[float]] = Field(default_factory=dict)
     extreme: dict[str, list[float]] = Field(default_factory=dict)
     when: list[When] = Field(default_factory=list)
