@@ -375,6 +375,23 @@ class BadCatalog(ConiferError):
         return f"{self.path}: `{self.key}` = {self.value}: {self.problem}"
 
 
+@dataclass(eq=False)
+class BrokenPackage(ConiferError):
+    """An installed package says that it brings an architecture or a catalog, and does not."""
+
+    code: ClassVar[str] = "broken_package"
+    package: str
+    problem: str
+
+    @property
+    def fact(self) -> str:
+        return f"package `{self.package}`: {self.problem}"
+
+    @property
+    def hint(self) -> str | None:
+        return f"pip uninstall {self.package}"
+
+
 # --- plugins ---------------------------------------------------------------------------------------------------
 
 

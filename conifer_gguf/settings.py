@@ -29,6 +29,9 @@ REGISTER = Variable(
 HF_ENDPOINT = Variable("HF_ENDPOINT", "address of the Hugging Face Hub or a mirror", "https://huggingface.co")
 HF_TOKEN = Variable("HF_TOKEN", "access token for gated or private Hub repositories", "none")
 
+# Entry points of packages that bring architectures: a module with its catalog file beside it.
+ARCHITECTURES = "conifer_gguf.architectures"
+
 VARIABLES = (HOME, RUNTIME, REGISTER, HF_ENDPOINT, HF_TOKEN)
 
 

@@ -9,6 +9,7 @@ import socket
 import click
 import waitress
 
+from ..arch import geometry
 from ..engine import memory
 from ..errors import BadRequest, ModelNotOnDisk
 from ..gguf import read_header
@@ -181,7 +182,7 @@ def banner(served: library.LocalModel | None, options: EngineOptions) -> None:
 
 def plan_line(model: library.LocalModel, options: EngineOptions) -> str:
     """The memory plan in one line. Raises DoesNotFit."""
-    shape = memory.geometry(read_header(model.path))
+    shape = geometry(read_header(model.path))
     plan = memory.fit(
         model.name,
         shape,

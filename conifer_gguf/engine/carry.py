@@ -26,6 +26,11 @@ class KV:
     d_v: int
     latent: bool = False
 
+    @property
+    def elements(self) -> int:
+        """Values that a token costs."""
+        return self.n_head_kv * (self.d_k + (0 if self.latent else self.d_v))
+
 
 LayerSpec = Mapping[str, Shape | KV]
 

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..engine import memory
+from ..arch import geometry
 from ..gguf import Header, SkippedArray, read_header
 from . import status
 
@@ -47,7 +47,7 @@ class Inspection:
 def inspect(path: Path) -> Inspection:
     """Read the header; nothing is loaded. Raises BadModelFile."""
     header = read_header(path)
-    shape = memory.geometry(header)
+    shape = geometry(header)
     state = status.of_file(header)
     return Inspection(
         path=str(path),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..engine import memory
+from ..arch import geometry
 from ..gguf import Header
 from ..runtimes.choose import Choice, choose, recurrent_layers, require
 from ..store import library
@@ -52,7 +52,7 @@ def require_ready(model: str, header: Header, requested: str = "auto") -> Status
 
 def layers_of(header: Header) -> str:
     """`36 of 40 layers are Mamba-2`, for a person who wonders what the model waits for."""
-    return recurrent_layers(header.architecture, memory.geometry(header).layer_kinds)
+    return recurrent_layers(header.architecture, geometry(header).layer_kinds)
 
 
 def _status(choice: Choice) -> Status:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import functools
+import importlib.metadata
+import importlib.util
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -11,8 +13,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from ..engine.memory import Geometry
-from ..errors import BadCatalog, UnknownModel
-from ..settings import catalog_dir
+from ..errors import BadCatalog, BrokenPackage, UnknownModel
+from ..settings import ARCHITECTURES, catalog_dir
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -181,15 +183,34 @@ class Catalog:
 
 @functools.cache
 def catalog() -> Catalog:
-    return read_catalog(catalog_dir())
+    return read_catalog(catalog_dir(), *outside_folders())
 
 
-def read_catalog(folder: Path) -> Catalog:
+def read_catalog(*folders: Path) -> Catalog:
     """Read and check every family. Raises BadCatalog with file, key and value."""
     entries: list[Entry] = []
-    for path in sorted(folder.glob("*.toml")):
-        entries += read_family(path)
+    for folder in folders:
+        for path in sorted(folder.glob("*.toml")):
+            entries += read_family(path)
     return Catalog(tuple(entries))
+
+
+def outside_folders() -> list[Path]:
+    """Where installed packages keep the catalog files of the architectures they bring: beside the module.
+
+    Finds the modules without importing them, as far as Python allows. Raises BrokenPackage.
+    """
+    folders = []
+    for entry in importlib.metadata.entry_points(group=ARCHITECTURES):
+        try:
+            spec = importlib.util.find_spec(entry.module)
+        except ImportError:
+            spec = None
+        if spec is None or spec.origin is None:
+            package = entry.dist.name if entry.dist else entry.value
+            raise BrokenPackage(package, f"there is no module `{entry.module}`")
+        folders.append(Path(spec.origin).parent)
+    return folders
 
 
 def read_family(path: Path) -> list[Entry]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from flask import Blueprint, request
 
-from ..engine import memory
+from ..arch import geometry
 from ..errors import BadModelFile, BadRequest, UnknownPlugin
 from ..gguf import read_header
 from ..native_api import registry
@@ -70,7 +70,7 @@ def model_row(model: LocalModel, requested: str) -> dict[str, Any]:
     except BadModelFile as error:
         return {**row, "status": "unknown", "reason": error.fact}
     state = status.of_file(header, requested)
-    shape = memory.geometry(header)
+    shape = geometry(header)
     return {
         **row,
         "status": state.status,

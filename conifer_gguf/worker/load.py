@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from ..arch import architectures
+from ..arch import architectures, geometry
 from ..engine import memory
 from ..errors import BadRequest
 from ..gguf import read_header
@@ -49,7 +49,7 @@ def open_runtime(
         if value is not None and value < 1:
             raise BadRequest(f"`{parameter}` is {value}, at least 1 is needed", parameter)
     header = read_header(path)
-    shape = memory.geometry(header)
+    shape = geometry(header)
     layers = recurrent_layers(header.architecture, shape.layer_kinds)
     choice = require(name, header.architecture, runtime, layers)
     plan = memory.fit(
