@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 
+import plain_kernels
 import published_headers
 import pytest
 
@@ -14,11 +14,8 @@ from conifer_gguf.arch.api import KV, Keys, Weights
 from conifer_gguf.engine import memory
 from conifer_gguf.engine.carry import Pools
 from conifer_gguf.engine.graph import Graph, Share
-from conifer_gguf.engine.supply import Supply
 from conifer_gguf.engine.weights import WeightFile
 from conifer_gguf.gguf import Header, read_header
-from conifer_gguf.native_api.kernels import Kernel
-from conifer_gguf.ops import contracts
 from conifer_gguf.store.catalog import Entry, catalog
 
 ENTRIES = [entry for entry in catalog().entries if entry.architecture in published_headers.FAMILIES]
@@ -69,14 +66,12 @@ def test_the_architecture_remembers_what_memory_was_planned_for(entry: Entry, he
     assert 4 * sum(states) == entry.shape.carry_bytes
 
 
-def test_the_graph_reads_every_tensor_but_those_of_prediction_blocks(
-    entry: Entry, header: Header, plain: Mapping[str, Kernel]
-) -> None:
+def test_the_graph_reads_every_tensor_but_those_of_prediction_blocks(entry: Entry, header: Header) -> None:
     architecture = architectures()[header.architecture]
     hp = architecture.Hyper.read(Keys(header))
     weights = WeightFile(header)
     pools = Pools(architecture.carry(hp), n_slot=1, n_ctx=256, dtype="f16")
-    supply = {op: Supply(contracts()[op], (plain[op],)) for op in architecture.KERNELS}
+    supply = plain_kernels.supply(architecture.KERNELS)
     graph = Graph([Share(0, 0, 3)], [256], "last", supply, weights, n_threads=2)
     try:
         logits = architecture.forward(graph, hp, Weights(weights), pools.layers)
