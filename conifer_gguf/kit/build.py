@@ -46,7 +46,17 @@ def build(folder: Path, into: Path | None = None, sanitize: bool = False) -> Bui
 def compile_library(source: Path, library: Path, name: str, sanitize: bool = False) -> None:
     """One source to one library. Raises PluginRefused with the compiler's words."""
     extra = SANITIZERS if sanitize else ()
-    command = [*compiler(), *FLAGS, *extra, f"-I{include_dir()}", f"-I{source.parent}", str(source), "-o", str(library), "-lm"]
+    command = [
+        *compiler(),
+        *FLAGS,
+        *extra,
+        f"-I{include_dir()}",
+        f"-I{source.parent}",
+        str(source),
+        "-o",
+        str(library),
+        "-lm",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode != 0:
         raise PluginRefused(name, f"`{shlex.join(command)}` failed:\n{done.stderr.strip()}")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
+import psutil
 from cffi import FFI
 
 from ..errors import ShapeMismatch
@@ -183,5 +184,9 @@ def _does_not_grow(s: Subject, problem: Problem) -> None:
 
 
 def _allocated() -> int:
-    info = _libc.mallinfo2()
+    """Bytes that malloc has handed out; where the C library does not tell (glibc before 2.33), resident memory."""
+    try:
+        info = _libc.mallinfo2()
+    except AttributeError:
+        return int(psutil.Process().memory_info().rss)
     return int(info.uordblks + info.hblkhd)

@@ -70,6 +70,7 @@ class Setup:
         self.packed: Block = plan_of.packed if plan_of else self._pack(max_part)
         self._packed_before = self.packed.bytes.copy()
         self._set_data()
+        self._call_before = self.call.owned_bytes()
         self.refill()
 
     def run(self, n_part: int = 1, order: Sequence[int] | None = None, threads: bool = False) -> Result:
@@ -129,6 +130,8 @@ class Setup:
                     )
         for operand, placed in zip(contract.outputs, self.outputs, strict=True):
             self._verify_canaries(operand, placed)
+        if self.call.owned_bytes() != self._call_before:
+            raise Finding("the call itself was changed: its sizes, strides, attributes, offsets or slots")
         if self.scratch.surroundings_touched():
             raise Finding(f"wrote outside of its {self.need.scratch_bytes} bytes of scratch")
         if self.packed.surroundings_touched() or not _same_bytes(self.packed.bytes, self._packed_before):

@@ -94,6 +94,11 @@ class Call:
         self.pointer.n_seq = n
         self.pointer.seq_start, self.pointer.slot = self._seq_start, self._slot
 
+    def owned_bytes(self) -> bytes:
+        """Everything of this call that is the host's: a kernel may change none of it."""
+        owned = (self.pointer, self._seq_start, self._slot, *self._keep)
+        return b"".join(bytes(ffi.buffer(made)) for made in owned)
+
     def _own(self, made: Pointer) -> Pointer:
         self._keep.append(made)
         return made

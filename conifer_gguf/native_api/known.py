@@ -17,10 +17,11 @@ from typing import Literal
 from urllib.parse import unquote, urlparse
 
 from ..errors import PluginRefused, UnknownPlugin
-from ..settings import native_dir
+from ..settings import format_bytes, native_dir
 from .manifest import FILE, Manifest, library_path, read_manifest
 
 GROUP = "conifer_gguf.plugins"
+MAX_LIBRARY = 512 << 20  # bytes
 Source = Literal["bundled", "installed", "path"]
 
 
@@ -71,12 +72,18 @@ def candidate(name: str, source: Source, folder: Path) -> Candidate:
 
 
 def read_library(name: str, path: Path) -> bytes:
+    """The bytes of a library. Raises PluginRefused where there is no regular file of a sane size."""
     try:
+        if not path.exists():
+            hint = f"conifer-gguf plugins check {path.parent} builds it"
+            raise PluginRefused(name, f"{path} does not exist", next_step=hint)
+        if not path.is_file():
+            raise PluginRefused(name, f"{path} is not a regular file")  # reading a pipe would never end
+        if (size := path.stat().st_size) > MAX_LIBRARY:
+            raise PluginRefused(
+                name, f"{path} has {format_bytes(size)}; {format_bytes(MAX_LIBRARY)} are possible"
+            )
         return path.read_bytes()
-    except FileNotFoundError:
-        raise PluginRefused(
-            name, f"{path} does not exist", next_step=f"conifer-gguf plugins check {path.parent} builds it"
-        ) from None
     except OSError as error:
         raise PluginRefused(name, f"{path} cannot be read: {error.strerror}") from error
 

@@ -110,6 +110,8 @@ def brought_contracts(folder: Path) -> list[Contract]:
 
 def _parse(name: str, path: Path) -> Manifest:
     try:
+        if path.exists() and not path.is_file():
+            raise PluginRefused(name, f"{path} is not a regular file")
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
         if len(raw) > MAX_BYTES:

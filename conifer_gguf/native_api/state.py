@@ -122,12 +122,22 @@ def sweep(plugins: Sequence[Registered]) -> None:
 
 @contextlib.contextmanager
 def locked() -> Iterator[None]:
-    """One writer at a time, across processes and threads; the lock falls with its process."""
+    """One writer at a time, across processes and threads; the lock falls with its process.
+
+    Raises PluginRefused where the folder cannot be written.
+    """
     folder = plugins_dir()
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with (folder / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with (folder / "lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+    except OSError as error:
+        raise PluginRefused(
+            "registry",
+            f"{error.filename or folder} cannot be written: {error.strerror}",
+            next_step="set CONIFER_GGUF_HOME to a folder of your own",
+        ) from error
 
 
 def install(digest: str, name: str, data: bytes, manifest: bytes, op_folders: Sequence[Path]) -> Path:

@@ -145,6 +145,25 @@ def test_a_manifest_that_is_no_toml_is_refused(plugin_folder: MakeFolder, text: 
         registry.register(folder)
 
 
+@pytest.mark.parametrize("file", ["my_scan.so", "plugin.toml"])
+def test_a_pipe_in_place_of_a_file_is_refused_at_once(plugin_folder: MakeFolder, file: str) -> None:
+    folder = plugin_folder()
+    (folder / file).unlink()
+    os.mkfifo(folder / file)
+    with pytest.raises(PluginRefused, match="is not a regular file"):
+        registry.register(folder)
+
+
+def test_a_home_that_cannot_be_written_is_named(
+    plugin_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("no folder", "utf-8")
+    monkeypatch.setenv("CONIFER_GGUF_HOME", str(tmp_path / "file"))
+    with pytest.raises(PluginRefused, match="cannot be written") as caught:
+        registry.register(plugin_folder())
+    assert "CONIFER_GGUF_HOME" in str(caught.value.hint)
+
+
 def test_a_folder_without_manifest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PluginRefused, match=r"a plugin is a folder with plugin\.toml"):
         registry.register(tmp_path)
