@@ -30,7 +30,7 @@ native: $(VENV)/.dev-installed ## compile the shim and the plugins into this che
 	$(BIN)/cmake --install build/dev --prefix .
 
 plugin: ## make plugin P=plugins/ssd_scan compiles one plugin the way a third party would
-	$(CC) -O2 -fPIC -shared -fvisibility=hidden -Inative/include -o $(P)/$(notdir $(P)).so $(P)/$(notdir $(P)).c -lm
+	$(CC) -O2 -fPIC -shared -fvisibility=hidden -Inative/include -I$(P) -o $(P)/$(notdir $(P)).so $(P)/$(notdir $(P)).c -lm
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

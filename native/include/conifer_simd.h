@@ -1,0 +1,146 @@
+/* conifer_simd.h: each vector loop written once, compiled for every instruction set, chosen at run time.
+ *
+ * A kernel puts its loops into a file of their own and includes this header once, after naming it:
+ *
+ *     #define CK_LOOPS "my_scan_loops.h"
+ *     #include "conifer_simd.h"
+ *     ...
+ *     CK_DISPATCH(scan, part);          calls the scan of the best instruction set that this processor has
+ *
+ * In the loops file every function is `CK_FN` or `static`, and has its name in CK_ISA(): CK_ISA(scan) becomes scan_avx512,
+ * scan_avx2 or scan_base. CK_LANES is the number of floats of a vector there (16, 8, 4); conifer_vector.h lists what can
+ * be done with one. The base set is what the compiler targets anyway: SSE2 on x86-64, NEON on arm64.
+ *
+ * CONIFER_ISA = avx512 | avx2 | scalar | neon forces a set; one that the processor lacks is not taken. */
+#ifndef CONIFER_SIMD_H
+#define CONIFER_SIMD_H
+#ifndef CK_LOOPS
+#error "define CK_LOOPS as the file with the vector loops before including conifer_simd.h"
+#endif
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CK_JOIN_(a, b) a##_##b
+#define CK_JOIN(a, b) CK_JOIN_(a, b)
+#define CK_ISA(name) CK_JOIN(name, CK_SET)
+#define CK_FN static inline __attribute__((always_inline, unused))
+
+/* The vocabulary of conifer_vector.h: each word means the current instruction set's. */
+#define ckv CK_ISA(ckv)
+#define ck_ints CK_ISA(ck_ints)
+#define ck_load CK_ISA(ck_load)
+#define ck_store CK_ISA(ck_store)
+#define ck_load_part CK_ISA(ck_load_part)
+#define ck_store_part CK_ISA(ck_store_part)
+#define ck_all CK_ISA(ck_all)
+#define ck_fma CK_ISA(ck_fma)
+#define ck_max CK_ISA(ck_max)
+#define ck_min CK_ISA(ck_min)
+#define ck_exp CK_ISA(ck_exp)
+#define ck_exp2 CK_ISA(ck_exp2)
+#define ck_softplus CK_ISA(ck_softplus)
+#define ck_silu CK_ISA(ck_silu)
+#define ck_sum CK_ISA(ck_sum)
+#define ck_transpose CK_ISA(ck_transpose)
+#define ck_product CK_ISA(ck_product)
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#define CK_SET avx512
+#define CK_LANES 16
+#define CK_REGISTERS 32
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,prefer-vector-width=512")
+#endif
+#include "conifer_vector.h"
+#include CK_LOOPS
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#undef CK_SET
+#undef CK_LANES
+#undef CK_REGISTERS
+
+#define CK_SET avx2
+#define CK_LANES 8
+#define CK_REGISTERS 16
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
+#include "conifer_vector.h"
+#include CK_LOOPS
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#undef CK_SET
+#undef CK_LANES
+#undef CK_REGISTERS
+#endif
+
+#if defined(__aarch64__)
+#include <arm_neon.h>
+#define CK_REGISTERS 32
+#else
+#define CK_REGISTERS 16
+#endif
+#define CK_SET base
+#define CK_LANES 4
+#include "conifer_vector.h"
+#include CK_LOOPS
+#undef CK_SET
+#undef CK_LANES
+#undef CK_REGISTERS
+
+enum { CK_SET_BASE, CK_SET_AVX2, CK_SET_AVX512 };
+
+/* [any] The best set that this processor and its system have, or what CONIFER_ISA asks for below it. */
+static inline int ck_instruction_set(void) {
+    static int known = -1; /* every thread would write the same value */
+    if (known < 0) {
+        int best = CK_SET_BASE;
+#if defined(__x86_64__)
+        __builtin_cpu_init();
+        if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+            best = CK_SET_AVX2;
+            if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw")) {
+                best = CK_SET_AVX512;
+            }
+        }
+#endif
+        const char *wish = getenv("CONIFER_ISA");
+        if (wish != NULL && wish[0] != '\0') {
+            int asked = !strcmp(wish, "avx512") ? CK_SET_AVX512 : !strcmp(wish, "avx2") ? CK_SET_AVX2 : CK_SET_BASE;
+            best = asked < best ? asked : best;
+        }
+        known = best;
+    }
+    return known;
+}
+
+#if defined(__x86_64__)
+#define CK_DISPATCH(name, ...)                                                                                         \
+    do {                                                                                                               \
+        switch (ck_instruction_set()) {                                                                                \
+        case CK_SET_AVX512: name##_avx512(__VA_ARGS__); break;                                                         \
+        case CK_SET_AVX2: name##_avx2(__VA_ARGS__); break;                                                             \
+        default: name##_base(__VA_ARGS__); break;                                                                      \
+        }                                                                                                              \
+    } while (0)
+#else
+#define CK_DISPATCH(name, ...) name##_base(__VA_ARGS__)
+#endif
+#endif

@@ -1,0 +1,286 @@
+/* conifer_vector.h: what a vector of CK_LANES floats can do. Included by conifer_simd.h, once per instruction set. */
+
+typedef float ckv __attribute__((vector_size(4 * CK_LANES)));
+typedef int32_t ck_ints __attribute__((vector_size(4 * CK_LANES)));
+
+CK_FN ckv ck_load(const float *p) {
+    ckv v;
+    __builtin_memcpy(&v, p, sizeof v);
+    return v;
+}
+
+CK_FN void ck_store(float *p, ckv v) { __builtin_memcpy(p, &v, sizeof v); }
+
+/* The first n < CK_LANES floats; the others are 0 and are not touched in memory. */
+CK_FN ckv ck_load_part(const float *p, int64_t n) {
+    float held[CK_LANES] = {0};
+    for (int64_t i = 0; i < n && i < CK_LANES; i++) {
+        held[i] = p[i];
+    }
+    return ck_load(held);
+}
+
+CK_FN void ck_store_part(float *p, ckv v, int64_t n) {
+    float held[CK_LANES];
+    ck_store(held, v);
+    for (int64_t i = 0; i < n && i < CK_LANES; i++) {
+        p[i] = held[i];
+    }
+}
+
+CK_FN ckv ck_all(float x) { return x - (ckv){0}; } /* not x + 0: that is no identity for -0 and costs an addition */
+
+/* a * b + c */
+CK_FN ckv ck_fma(ckv a, ckv b, ckv c) {
+#if CK_LANES == 16
+    return (ckv)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif CK_LANES == 8
+    return (ckv)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__aarch64__)
+    return (ckv)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+    return a * b + c;
+#endif
+}
+
+/* Where a is not a number the answer is a, in both. */
+CK_FN ckv ck_max(ckv a, ckv b) {
+    ck_ints less = a < b;
+    return (ckv)((less & (ck_ints)b) | (~less & (ck_ints)a));
+}
+
+CK_FN ckv ck_min(ckv a, ckv b) {
+    ck_ints more = a > b;
+    return (ckv)((more & (ck_ints)b) | (~more & (ck_ints)a));
+}
+
+/* 2 to the n * p, for whole n in -127 .. 128; -127 gives 0 and 128 infinity, so subnormals are flushed. */
+CK_FN ckv CK_ISA(ck_scale_by_power)(ckv p, ckv n) {
+    ck_ints bits = (__builtin_convertvector(n, ck_ints) + 127) << 23;
+    return p * (ckv)bits;
+}
+
+/* e^r - 1 - r over r^2, |r| <= ln(2) / 2: the Taylor series, whose next term is below 2^-27 there. */
+CK_FN ckv CK_ISA(ck_exp_tail)(ckv r) {
+    ckv p = ck_all(1.0f / 5040);
+    p = ck_fma(p, r, ck_all(1.0f / 720));
+    p = ck_fma(p, r, ck_all(1.0f / 120));
+    p = ck_fma(p, r, ck_all(1.0f / 24));
+    p = ck_fma(p, r, ck_all(1.0f / 6));
+    return ck_fma(p, r, ck_all(0.5f));
+}
+
+/* The nearest whole number, for |x| below 2^22: adding 1.5 * 2^23 pushes the fraction out of the mantissa. */
+CK_FN ckv CK_ISA(ck_nearest)(ckv x) {
+#if CK_LANES == 16
+    return (ckv)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#else
+    return (x + 12582912.0f) - 12582912.0f;
+#endif
+}
+
+CK_FN ckv ck_exp(ckv x) {
+    x = ck_min(ck_max(x, ck_all(-88.0f)), ck_all(88.7f));
+    ckv n = CK_ISA(ck_nearest)(x * 1.44269504f);
+    /* ln 2 in two pieces, the first with zeros at its end so that n times it is exact. */
+    ckv r = ck_fma(n, ck_all(2.12194440e-4f), ck_fma(n, ck_all(-0.693359375f), x));
+    ckv p = ck_fma(ck_fma(CK_ISA(ck_exp_tail)(r), r, ck_all(1.0f)), r, ck_all(1.0f));
+    return CK_ISA(ck_scale_by_power)(p, n);
+}
+
+/* 2 to the x. */
+CK_FN ckv ck_exp2(ckv x) {
+#if CK_LANES == 16
+    ckv n = CK_ISA(ck_nearest)(x);
+#else
+    x = ck_min(ck_max(x, ck_all(-127.0f)), ck_all(128.0f));
+    ckv n = CK_ISA(ck_nearest)(x);
+#endif
+    ckv f = x - n;
+    /* Least squares with weights towards the largest relative error, which is 2e-09 for |f| <= 1/2. */
+    ckv p = ck_all(1.53533585e-04f);
+    p = ck_fma(p, f, ck_all(1.33988757e-03f));
+    p = ck_fma(p, f, ck_all(9.61843738e-03f));
+    p = ck_fma(p, f, ck_all(5.55033247e-02f));
+    p = ck_fma(p, f, ck_all(2.40226479e-01f));
+    p = ck_fma(p, f, ck_all(6.93147203e-01f));
+    p = ck_fma(p, f, ck_all(1.0f));
+#if CK_LANES == 16
+    return (ckv)_mm512_scalef_ps((__m512)p, (__m512)n); /* right at both ends of the range by itself */
+#else
+    return CK_ISA(ck_scale_by_power)(p, n);
+#endif
+}
+
+/* log(1 + e^x) = max(x, 0) + log1p(e^-|x|), and log1p(e) = 2 atanh(e / (2 + e)) by its series. */
+CK_FN ckv ck_softplus(ckv x) {
+    ckv size = (ckv)((ck_ints)x & 0x7fffffff);
+    ckv e = ck_exp(-size), s = e / (e + 2.0f), z = s * s; /* s <= 1/3 */
+    ckv p = ck_all(1.0f / 17);
+    p = ck_fma(p, z, ck_all(1.0f / 15));
+    p = ck_fma(p, z, ck_all(1.0f / 13));
+    p = ck_fma(p, z, ck_all(1.0f / 11));
+    p = ck_fma(p, z, ck_all(1.0f / 9));
+    p = ck_fma(p, z, ck_all(1.0f / 7));
+    p = ck_fma(p, z, ck_all(1.0f / 5));
+    p = ck_fma(p, z, ck_all(1.0f / 3));
+    p = ck_fma(p, z, ck_all(1.0f));
+    return ck_max(x, ck_all(0.0f)) + 2.0f * s * p;
+}
+
+/* x * sigmoid(x) */
+CK_FN ckv ck_silu(ckv x) { return x / (ck_exp(-x) + 1.0f); }
+
+CK_FN float ck_sum(ckv v) {
+#if CK_LANES == 16
+    return _mm512_reduce_add_ps((__m512)v);
+#elif CK_LANES == 8
+    __m128 half = _mm_add_ps(_mm256_castps256_ps128((__m256)v), _mm256_extractf128_ps((__m256)v, 1));
+    half = _mm_add_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
+#else
+    return (v[0] + v[1]) + (v[2] + v[3]);
+#endif
+}
+
+#if CK_LANES == 16
+#define CK_LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define CK_HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#elif CK_LANES == 8
+#define CK_LOW 0, 8, 1, 9, 2, 10, 3, 11
+#define CK_HIGH 4, 12, 5, 13, 6, 14, 7, 15
+#else
+#define CK_LOW 0, 4, 1, 5
+#define CK_HIGH 2, 6, 3, 7
+#endif
+
+/* One square of CK_LANES by CK_LANES in registers: log2(CK_LANES) perfect shuffles of its rows transpose it. */
+CK_FN void CK_ISA(ck_transpose_square)(ckv *rows) {
+    ckv next[CK_LANES];
+#pragma GCC unroll 4
+    for (int step = 1; step < CK_LANES; step *= 2) {
+#pragma GCC unroll 8
+        for (int i = 0; i < CK_LANES / 2; i++) {
+            next[2 * i] = __builtin_shufflevector(rows[i], rows[i + CK_LANES / 2], CK_LOW);
+            next[2 * i + 1] = __builtin_shufflevector(rows[i], rows[i + CK_LANES / 2], CK_HIGH);
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < CK_LANES; i++) {
+            rows[i] = next[i];
+        }
+    }
+}
+#undef CK_LOW
+#undef CK_HIGH
+
+/* to[c][r] = from[r][c] for r < n_row, c < n_column; strides in floats. What of a row of `to` lies between n_row and the
+ * next multiple of CK_LANES is set to 0, if it is within to_stride. */
+static __attribute__((unused)) void ck_transpose(const float *from, int64_t from_stride, int64_t n_row, int64_t n_column,
+                                                 float *to, int64_t to_stride) {
+    for (int64_t r = 0; r < n_row; r += CK_LANES) {
+        const int64_t rows = n_row - r < CK_LANES ? n_row - r : CK_LANES;
+        const int64_t width = to_stride - r < CK_LANES ? to_stride - r : CK_LANES;
+        for (int64_t c = 0; c < n_column; c += CK_LANES) {
+            const int64_t columns = n_column - c < CK_LANES ? n_column - c : CK_LANES;
+            ckv square[CK_LANES];
+            if (rows == CK_LANES && columns == CK_LANES) {
+#pragma GCC unroll 16
+                for (int i = 0; i < CK_LANES; i++) {
+                    square[i] = ck_load(from + (r + i) * from_stride + c);
+                }
+                CK_ISA(ck_transpose_square)(square);
+#pragma GCC unroll 16
+                for (int i = 0; i < CK_LANES; i++) {
+                    ck_store(to + (c + i) * to_stride + r, square[i]);
+                }
+                continue;
+            }
+            for (int i = 0; i < CK_LANES; i++) {
+                square[i] = i < rows ? ck_load_part(from + (r + i) * from_stride + c, columns) : ck_all(0.0f);
+            }
+            CK_ISA(ck_transpose_square)(square);
+            for (int64_t i = 0; i < columns; i++) {
+                ck_store_part(to + (c + i) * to_stride + r, square[i], width);
+            }
+        }
+    }
+}
+
+/* A tile of a small matrix product: n_row x n_vector accumulators that stay in registers. */
+CK_FN void CK_ISA(ck_tile)(int n_row, int n_vector, int64_t n_k, const float *a, int64_t a_row, int64_t a_k, const float *x,
+                           int64_t x_k, const float *keep, float *y, int64_t y_row) {
+    ckv sum[6][4];
+#pragma GCC unroll 6
+    for (int i = 0; i < n_row; i++) {
+#pragma GCC unroll 4
+        for (int j = 0; j < n_vector; j++) {
+            sum[i][j] = ck_all(0.0f);
+        }
+    }
+    for (int64_t k = 0; k < n_k; k++) {
+        ckv column[4];
+#pragma GCC unroll 4
+        for (int j = 0; j < n_vector; j++) {
+            column[j] = ck_load(x + k * x_k + j * CK_LANES);
+        }
+#pragma GCC unroll 6
+        for (int i = 0; i < n_row; i++) {
+            const ckv factor = ck_all(a[i * a_row + k * a_k]);
+#pragma GCC unroll 4
+            for (int j = 0; j < n_vector; j++) {
+                sum[i][j] = ck_fma(factor, column[j], sum[i][j]);
+            }
+        }
+    }
+#pragma GCC unroll 6
+    for (int i = 0; i < n_row; i++) {
+#pragma GCC unroll 4
+        for (int j = 0; j < n_vector; j++) {
+            float *target = y + i * y_row + j * CK_LANES;
+            ck_store(target, keep ? ck_fma(ck_all(keep[i]), ck_load(target), sum[i][j]) : sum[i][j]);
+        }
+    }
+}
+
+#define CK_TILE(rows, vectors)                                                                                         \
+    CK_ISA(ck_tile)(rows, vectors, n_k, a + i * a_row, a_row, a_k, x + j, x_k, keep ? keep + i : NULL, y + i * y_row + j, y_row)
+#define CK_TILES(vectors)                                                                                              \
+    do {                                                                                                               \
+        switch (n_row - i) {                                                                                           \
+        case 1: CK_TILE(1, vectors); break;                                                                            \
+        case 2: CK_TILE(2, vectors); break;                                                                            \
+        case 3: CK_TILE(3, vectors); break;                                                                            \
+        case 4: CK_TILE(4, vectors); break;                                                                            \
+        case 5: CK_TILE(5, vectors); break;                                                                            \
+        default: CK_TILE(6, vectors); break;                                                                           \
+        }                                                                                                              \
+    } while (0)
+
+/* y[i][j] = keep[i] * y[i][j] + sum over k of a[i * a_row + k * a_k] * x[k * x_k + j]: i < n_row, j < n_column, k < n_k.
+ *
+ * n_column, and x and y behind it, are whole vectors. keep NULL: y is overwritten. A row of y has the same bits whatever the
+ * other rows are. */
+static __attribute__((unused)) void ck_product(int64_t n_row, int64_t n_column, int64_t n_k, const float *a, int64_t a_row,
+                                               int64_t a_k, const float *x, int64_t x_k, const float *keep, float *y,
+                                               int64_t y_row) {
+    const int64_t wide = (CK_REGISTERS == 32 ? 4 : 2) * CK_LANES;
+    for (int64_t j = 0; j < n_column;) {
+        const int64_t left = n_column - j;
+        for (int64_t i = 0; i < n_row; i += 6) {
+#if CK_REGISTERS == 32
+            if (left >= 4 * CK_LANES) {
+                CK_TILES(4);
+                continue;
+            }
+#endif
+            if (left >= 2 * CK_LANES) {
+                CK_TILES(2);
+            } else {
+                CK_TILES(1);
+            }
+        }
+        j += left >= wide ? wide : left >= 2 * CK_LANES ? 2 * CK_LANES : CK_LANES;
+    }
+}
+#undef CK_TILE
+#undef CK_TILES
