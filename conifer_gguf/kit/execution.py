@@ -130,6 +130,8 @@ class Setup:
                     )
         for operand, placed in zip(contract.outputs, self.outputs, strict=True):
             self._verify_canaries(operand, placed)
+        if not _arithmetic_is_usual():
+            raise Finding("run leaves the thread's floating-point mode changed")
         if self.call.owned_bytes() != self._call_before:
             raise Finding("the call itself was changed: its sizes, strides, attributes, offsets or slots")
         if self.scratch.surroundings_touched():
@@ -232,6 +234,14 @@ def worst_error(found: NDArray[Any], expected: NDArray[np.float64]) -> float:
 
 def same_bits(a: NDArray[Any], b: NDArray[Any]) -> bool:
     return _same_bytes(a, b)
+
+
+_TINY, _ONE, _ULP = np.full(1, 1e-40, np.float32), np.ones(1, np.float32), np.float32(2**-23)
+
+
+def _arithmetic_is_usual() -> bool:
+    """Denormal numbers are computed, and a tie is rounded to the even number."""
+    return bool((_TINY * _ONE)[0] != 0 and (_ONE + np.float32(1.5) * _ULP)[0] == 1 + 2 * _ULP)
 
 
 def _place(array: Array, operand: Operand, spacing: Spacing) -> Placed:
