@@ -14,10 +14,10 @@ serve: $(VENV)/.installed ## install, pull the default model, serve, print the a
 	$(BIN)/conifer-gguf serve --model $(MODEL) --pull
 
 test: $(VENV)/.tests-installed ## the whole suite; what this machine lacks is skipped with its reason
-	$(BIN)/python -m pytest -p no:cacheprovider -rs $(PYTEST_ARGS)
+	PYTHONSAFEPATH=1 $(BIN)/python -m pytest -p no:cacheprovider -rs $(PYTEST_ARGS)
 
 check: $(VENV)/.dev-installed lint ## lint, types and the fast tests, under a minute
-	$(BIN)/python -m pytest -q -p no:cacheprovider tests/unit -m "not slow"
+	PYTHONSAFEPATH=1 $(BIN)/python -m pytest -q -p no:cacheprovider tests/unit -m "not slow"
 
 lint: $(VENV)/.dev-installed
 	$(BIN)/ruff format --check .

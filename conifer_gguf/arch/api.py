@@ -50,6 +50,11 @@ class Keys:
             self._refuse(key, value, "a number of at least 0")
         return int(value)
 
+    def size(self, key: str, default: int | None = None) -> int:
+        """A `u32` of at least 1: a length, or a count that something is divided by."""
+        value = self.u32(key, default)
+        return value if value > 0 else int(self._refuse(key, value, "at least 1"))
+
     def f32(self, key: str, default: float | None = None) -> float:
         value = self._value(key, default)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -68,12 +73,22 @@ class Keys:
         values = value if isinstance(value, list) else [value] * n_layer
         if len(values) < n_layer:
             self._refuse(key, value, f"{n_layer} values")
+        if not all(isinstance(v, int) and v >= 0 for v in values):
+            self._refuse(key, value, "numbers of at least 0")
         return tuple(int(v) for v in values[:n_layer])
+
+    def largest(self, key: str, n_layer: int, default: int | None = None) -> int:
+        """The largest of `per_layer`, where layers without the thing in question say 0; at least 1."""
+        values = self.per_layer(key, n_layer, default)
+        return max(values) if any(values) else int(self._refuse(key, max(values, default=0), "at least 1"))
 
     @property
     def n_layer(self) -> int:
         """Layers that predict the next token; further ones (`nextn_predict_layers`) are not counted."""
-        return self.u32("block_count") - self.u32("nextn_predict_layers", 0)
+        count, prediction = self.size("block_count"), self.u32("nextn_predict_layers", 0)
+        if prediction >= count:
+            self._refuse("nextn_predict_layers", prediction, f"less than the {count} blocks")
+        return count - prediction
 
     def _value(self, key: str, default: Any) -> Any:
         self.read.add(f"{self.architecture}.{key}")

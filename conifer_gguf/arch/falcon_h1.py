@@ -32,14 +32,14 @@ class Hyper:
 
     @classmethod
     def read(cls, keys: Keys) -> Hyper:
-        n_head = keys.u32("attention.head_count")
-        d_head = keys.u32("attention.key_length", keys.u32("embedding_length") // n_head)
+        n_head = keys.size("attention.head_count")
+        d_head = keys.size("attention.key_length", keys.size("embedding_length") // n_head)
         return cls(
             n_layer=keys.n_layer,
             n_head=n_head,
-            n_head_kv=keys.u32("attention.head_count_kv", n_head),
+            n_head_kv=keys.size("attention.head_count_kv", n_head),
             d_head=d_head,
-            n_rot=keys.u32("rope.dimension_count", d_head),
+            n_rot=keys.size("rope.dimension_count", d_head),
             rope_base=keys.f32("rope.freq_base", 10_000.0),
             attention_scale=keys.f32("attention.scale", d_head**-0.5),
             mixer=mamba2.Mixer.read(keys, keys.f32("attention.layer_norm_rms_epsilon")),
@@ -71,7 +71,8 @@ def attention(g: Graph, hp: Hyper, w: Weights, s: Carry, x: Tensor, factors: Wei
 def forward(g: Graph, hp: Hyper, w: Weights, s: Sequence[Carry]) -> Tensor:
     x, eps = g.embed(w.token_embd), hp.mixer.eps
     factors = w.rope_freqs if "rope_freqs" in w else None
-    for i, layer in enumerate(w.blk[: hp.n_layer]):
+    for i in range(hp.n_layer):
+        layer = w.blk[i]
         h = g.rms_norm(x, layer.attn_norm, eps)
         both = g.add(attention(g, hp, layer, s[i], h, factors), mixer(g, hp.mixer, layer, s[i], h))
         x = g.add(x, both)

@@ -37,8 +37,8 @@ class Hyper:
     def read(cls, keys: Keys) -> Hyper:
         eps = keys.f32("attention.layer_norm_rms_epsilon")
         n_layer = keys.n_layer
-        n_head = max(keys.per_layer("attention.head_count", n_layer))
-        d_head = keys.u32("attention.key_length", keys.u32("embedding_length") // n_head)
+        n_head = keys.largest("attention.head_count", n_layer)
+        d_head = keys.size("attention.key_length", keys.size("embedding_length") // n_head)
         rotates = keys.flag("rope.scaling.finetuned", True)
         return cls(
             n_head=n_head,
@@ -51,7 +51,7 @@ class Hyper:
             attention_scale=keys.f32("attention.scale", d_head**-0.5),
             logit_scale=keys.f32("logit_scale", 1.0),
             rope_base=keys.f32("rope.freq_base", 10_000.0),
-            rope_dims=keys.u32("rope.dimension_count", d_head) if rotates else 0,
+            rope_dims=keys.size("rope.dimension_count", d_head) if rotates else 0,
             mixer=mamba2.Mixer.read(keys, eps),
         )
 

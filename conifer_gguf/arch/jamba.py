@@ -28,13 +28,13 @@ class Hyper:
 
     @classmethod
     def read(cls, keys: Keys) -> Hyper:
-        n_head = keys.u32("attention.head_count")
+        n_head = keys.size("attention.head_count")
         return cls(
             n_head=n_head,
             n_head_kv=keys.per_layer("attention.head_count_kv", keys.n_layer),
-            d_head=keys.u32("attention.key_length", keys.u32("embedding_length") // n_head),
+            d_head=keys.size("attention.key_length", keys.size("embedding_length") // n_head),
             n_expert_used=keys.u32("expert_used_count", 0),
-            mixer=mamba.Mixer.read(keys, norms=True),
+            mixer=mamba.Mixer.read(keys, norms="weighted"),
         )
 
 

@@ -41,17 +41,17 @@ class Hyper:
     @classmethod
     def read(cls, keys: Keys) -> Hyper:
         n_layer = keys.n_layer
-        d_latent = keys.u32("attention.kv_lora_rank")
+        d_latent = keys.size("attention.kv_lora_rank")
         return cls(
-            n_head=max(keys.per_layer("attention.head_count", n_layer)),
+            n_head=keys.largest("attention.head_count", n_layer),
             attends=tuple(map(bool, keys.per_layer("attention.head_count_kv", n_layer))),
-            d_head=keys.u32("kda.head_dim"),
-            d_conv=keys.u32("ssm.conv_kernel"),
+            d_head=keys.size("kda.head_dim"),
+            d_conv=keys.size("ssm.conv_kernel"),
             d_latent=d_latent,
-            d_key=keys.u32("attention.key_length_mla"),
+            d_key=keys.size("attention.key_length_mla"),
             # rope.dimension_count is wrong in some files
-            d_rope=keys.u32("attention.key_length") - d_latent,
-            d_value=keys.u32("attention.value_length_mla"),
+            d_rope=keys.size("attention.key_length") - d_latent,
+            d_value=keys.size("attention.value_length_mla"),
             n_dense=keys.u32("leading_dense_block_count", 0),
             n_expert_used=keys.u32("expert_used_count", 0),
             expert_scale=keys.f32("expert_weights_scale", 1.0),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from .api import Carry, Graph, Keys, LayerSpec, Tensor, Weights
 
@@ -19,24 +20,27 @@ NAMES = ("mamba",)
 KERNELS = ("conifer.causal_conv/1", "conifer.selective_scan/1")
 
 
+Norms = Literal["none", "plain", "weighted"]
+
+
 @dataclass(frozen=True)
 class Mixer:
-    """The shape of one Mamba-1 layer, in whatever model it stands. `norms`: dt, B and C are normalised."""
+    """The shape of one Mamba-1 layer, in whatever model it stands. `norms`: of dt, B and C."""
 
     d_inner: int
     d_state: int
     dt_rank: int
     d_conv: int
     eps: float
-    norms: bool
+    norms: Norms
 
     @classmethod
-    def read(cls, keys: Keys, norms: bool) -> Mixer:
+    def read(cls, keys: Keys, norms: Norms) -> Mixer:
         return cls(
-            d_inner=keys.u32("ssm.inner_size"),
-            d_state=keys.u32("ssm.state_size"),
-            dt_rank=keys.u32("ssm.time_step_rank"),
-            d_conv=keys.u32("ssm.conv_kernel"),
+            d_inner=keys.size("ssm.inner_size"),
+            d_state=keys.size("ssm.state_size"),
+            dt_rank=keys.size("ssm.time_step_rank"),
+            d_conv=keys.size("ssm.conv_kernel"),
             eps=keys.f32("attention.layer_norm_rms_epsilon"),
             norms=norms,
         )
@@ -52,7 +56,9 @@ class Hyper:
 
     @classmethod
     def read(cls, keys: Keys) -> Hyper:
-        return cls(keys.n_layer, Mixer.read(keys, norms=keys.flag("ssm.dt_b_c_rms", False)))
+        return cls(
+            keys.n_layer, Mixer.read(keys, norms="plain" if keys.flag("ssm.dt_b_c_rms", False) else "none")
+        )
 
 
 def carry(hp: Hyper) -> list[LayerSpec]:
@@ -65,10 +71,11 @@ def mixer(g: Graph, m: Mixer, w: Weights, s: Carry, x: Tensor) -> Tensor:
     conv = w.ssm_conv1d
     x = g.kernel("conifer.causal_conv/1", x, conv.weight, conv.required_bias, carry=s.conv, activation="silu")
     dt, B, C = g.split(g.linear(w.ssm_x, x), m.dt_rank, m.d_state, m.d_state)
-    if m.norms:
-        dt = g.rms_norm(dt, w.ssm_dt_norm if "ssm_dt_norm" in w else None, m.eps)
-        B = g.rms_norm(B, w.ssm_b_norm if "ssm_b_norm" in w else None, m.eps)
-        C = g.rms_norm(C, w.ssm_c_norm if "ssm_c_norm" in w else None, m.eps)
+    if m.norms != "none":
+        weighted = m.norms == "weighted"
+        dt = g.rms_norm(dt, w.ssm_dt_norm if weighted else None, m.eps)
+        B = g.rms_norm(B, w.ssm_b_norm if weighted else None, m.eps)
+        C = g.rms_norm(C, w.ssm_c_norm if weighted else None, m.eps)
     # The kernel adds the bias, below the softplus; ssm_a already holds A = -exp(A_log): the converter folds it in.
     dt = g.linear(w.ssm_dt, dt, bias=False)
     y = g.kernel(
@@ -88,7 +95,8 @@ def mixer(g: Graph, m: Mixer, w: Weights, s: Carry, x: Tensor) -> Tensor:
 
 def forward(g: Graph, hp: Hyper, w: Weights, s: Sequence[Carry]) -> Tensor:
     x, eps = g.embed(w.token_embd), hp.mixer.eps
-    for i, layer in enumerate(w.blk[: hp.n_layer]):
+    for i in range(hp.n_layer):
+        layer = w.blk[i]
         x = g.add(x, mixer(g, hp.mixer, layer, s[i], g.rms_norm(x, layer.attn_norm, eps)))
     x = g.rms_norm(g.wanted_rows(x), w.output_norm, eps)
     return g.linear(w.output if "output" in w else w.token_embd, x)

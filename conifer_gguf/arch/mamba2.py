@@ -31,11 +31,11 @@ class Mixer:
     @classmethod
     def read(cls, keys: Keys, eps: float) -> Mixer:
         return cls(
-            d_inner=keys.u32("ssm.inner_size"),
-            n_head=keys.u32("ssm.time_step_rank"),
-            d_state=keys.u32("ssm.state_size"),
-            n_group=keys.u32("ssm.group_count"),
-            d_conv=keys.u32("ssm.conv_kernel"),
+            d_inner=keys.size("ssm.inner_size"),
+            n_head=keys.size("ssm.time_step_rank"),
+            d_state=keys.size("ssm.state_size"),
+            n_group=keys.size("ssm.group_count"),
+            d_conv=keys.size("ssm.conv_kernel"),
             eps=eps,
         )
 
@@ -98,7 +98,8 @@ def scan(g: Graph, m: Mixer, w: Weights, s: Carry, xbc: Tensor, dt: Tensor, z: T
 
 def forward(g: Graph, hp: Hyper, w: Weights, s: Sequence[Carry]) -> Tensor:
     x = g.embed(w.token_embd)
-    for i, layer in enumerate(w.blk[: hp.n_layer]):
+    for i in range(hp.n_layer):
+        layer = w.blk[i]
         x = g.add(x, mixer(g, hp.mixer, layer, s[i], g.rms_norm(x, layer.attn_norm, hp.eps)))
     x = g.rms_norm(g.wanted_rows(x), w.output_norm, hp.eps)
     return g.linear(w.output if "output" in w else w.token_embd, x)

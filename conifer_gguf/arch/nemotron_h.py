@@ -36,7 +36,8 @@ class Hyper:
     def read(cls, keys: Keys) -> Hyper:
         n_layer = keys.n_layer
         n_head = keys.per_layer("attention.head_count", n_layer)
-        d_head = keys.u32("attention.key_length", keys.u32("embedding_length") // max(n_head))
+        most = keys.largest("attention.head_count", n_layer)
+        d_head = keys.size("attention.key_length", keys.size("embedding_length") // most)
         rms, plain = "attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon"
         eps = keys.f32(rms if rms in keys else plain)  # its converter writes the second alone
         return cls(

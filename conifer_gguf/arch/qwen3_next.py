@@ -40,22 +40,22 @@ class Hyper:
     @classmethod
     def read(cls, keys: Keys) -> Hyper:
         recurrent = recurrent_layers(keys)
-        n_head = max(keys.per_layer("attention.head_count", len(recurrent)))
-        d_head = keys.u32("attention.key_length", keys.u32("embedding_length") // n_head)
-        n_value_head = keys.u32("ssm.time_step_rank")
+        n_head = keys.largest("attention.head_count", len(recurrent))
+        d_head = keys.size("attention.key_length", keys.size("embedding_length") // n_head)
+        n_value_head = keys.size("ssm.time_step_rank")
         return cls(
             recurrent=recurrent,
             n_head=n_head,
-            n_head_kv=max(keys.per_layer("attention.head_count_kv", len(recurrent), n_head)),
+            n_head_kv=keys.largest("attention.head_count_kv", len(recurrent), n_head),
             d_head=d_head,
-            n_rot=keys.u32("rope.dimension_count", d_head),
+            n_rot=keys.size("rope.dimension_count", d_head),
             rope_base=keys.f32("rope.freq_base", 10_000.0),
             attention_scale=keys.f32("attention.scale", d_head**-0.5),
             eps=keys.f32("attention.layer_norm_rms_epsilon"),
-            d_conv=keys.u32("ssm.conv_kernel"),
-            d_key=keys.u32("ssm.state_size"),
-            n_key_head=keys.u32("ssm.group_count"),
-            d_value=keys.u32("ssm.inner_size") // n_value_head,
+            d_conv=keys.size("ssm.conv_kernel"),
+            d_key=keys.size("ssm.state_size"),
+            n_key_head=keys.size("ssm.group_count"),
+            d_value=keys.size("ssm.inner_size") // n_value_head,
             n_value_head=n_value_head,
             n_expert_used=keys.u32("expert_used_count", 0),
         )
@@ -74,7 +74,7 @@ def recurrent_layers(keys: Keys) -> tuple[bool, ...]:
     n_layer = keys.n_layer
     if "attention.recurrent_layers" in keys:
         return tuple(map(bool, keys.per_layer("attention.recurrent_layers", n_layer)))
-    interval = keys.u32("full_attention_interval", 4)
+    interval = keys.size("full_attention_interval", 4)
     return tuple((i + 1) % interval != 0 for i in range(n_layer))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BadRequest
+from ..errors import BadRequest, ShapeMismatch
 from ..native_api import ggml
 from ..native_api.memory import Region
 from .tensor import BLOCKS, Shape, Tensor, dense_strides, row_bytes
@@ -157,6 +157,7 @@ class Pools:
         for layer in layers:
             made: dict[str, State | AttentionCache] = {}
             for name, spec in layer.items():
+                _check_sizes(name, (spec.n_head_kv, spec.d_k, spec.d_v) if isinstance(spec, KV) else spec)
                 if isinstance(spec, KV):
                     made[name] = AttentionCache(spec, n_slot, self.n_row, dtype, self._context)
                 else:
@@ -183,3 +184,9 @@ class Pools:
         for part in self._parts:
             part.close()
         ggml.library().ggml_free(self._context)
+
+
+def _check_sizes(name: str, shape: Shape) -> None:
+    """A convolution of one tap carries nothing; nothing is ever negative, and an attention cache has a width."""
+    if any(n < 0 for n in shape) or (len(shape) == 3 and 0 in shape):
+        raise ShapeMismatch("carry", name, "sizes of at least 1", str(list(shape)))

@@ -6,6 +6,7 @@ all sequences in the step. Nothing is computed before `compute.Executor` runs th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -116,7 +117,7 @@ class Graph:
 
     def split(self, x: Tensor, *sizes: int) -> list[Tensor]:
         """Views of x: [..., sum(sizes)] cut along the last axis."""
-        if sum(sizes) != x.shape[-1]:
+        if sum(sizes) != x.shape[-1] or min(sizes) < 1:
             raise ShapeMismatch(
                 "split", x.name or "x", f"{' + '.join(map(str, sizes))} columns", str(list(x.shape))
             )
@@ -205,14 +206,14 @@ class Graph:
     def rms_norm(self, x: Tensor, w: Weight | None, eps: float, groups: int = 1) -> Tensor:
         """x / rms(x) * w over the last axis, or over each of `groups` equal parts of it.
 
-        The weight holds as many values as the last axis of x, or as one group.
+        The weight holds as many values as the last axis of x.
         """
         shape = x.shape
         if groups > 1:
             x = self._grouped(x, groups)
         y = self.made(self.lib.ggml_rms_norm(self.context, x.pointer, eps), x.shape)
         if w is not None:
-            y = self.mul(y, self._norm_weight(w, x))
+            y = self.mul(y, self._norm_weight(w, x, groups > 1))
         return self.view(y, shape, dense_strides("f32", shape), 0) if groups > 1 else y
 
     def _grouped(self, x: Tensor, groups: int) -> Tensor:
@@ -222,18 +223,13 @@ class Graph:
             )
         return self.reshape(x, *x.shape[1:-1], groups, x.shape[-1] // groups)
 
-    def _norm_weight(self, w: Weight, x: Tensor) -> Tensor:
+    def _norm_weight(self, w: Weight, x: Tensor, grouped: bool) -> Tensor:
+        """The weight as ggml needs it beside x: the last axis of x, or with groups the last two."""
         weight = self.weights.float32(w.weight)
-        n = 1
-        for length in weight.shape:
-            n *= length
-        for shape in (x.shape[-1:], x.shape[-2:]):
-            total = 1
-            for length in shape:
-                total *= length
-            if n == total:
-                return self.view(weight, shape, dense_strides("f32", shape), 0)
-        raise ShapeMismatch("rms_norm", weight.name, str(list(x.shape[1:])), str(list(weight.shape)))
+        shape = x.shape[-2:] if grouped else x.shape[-1:]
+        if math.prod(weight.shape) != math.prod(shape):
+            raise ShapeMismatch("rms_norm", weight.name, str(list(shape)), str(list(weight.shape)))
+        return self.view(weight, shape, dense_strides("f32", shape), 0)
 
     def _unary(self, function: str, x: Tensor) -> Tensor:
         return self.made(getattr(self.lib, function)(self.context, self.contiguous(x).pointer), x.shape)
@@ -242,7 +238,7 @@ class Graph:
         if b.constant:
             b = self.weights.float32(b)
         padded = (1,) * (len(a.shape) - len(b.shape)) + b.shape
-        if len(padded) != len(a.shape) or any(m % n for m, n in zip(a.shape, padded, strict=True)):
+        if len(padded) != len(a.shape) or any(n not in (1, m) for m, n in zip(a.shape, padded, strict=True)):
             raise ShapeMismatch(
                 function.removeprefix("ggml_"), b.name or "b", str(list(a.shape)), str(list(b.shape))
             )
@@ -316,6 +312,8 @@ class Graph:
         `selection_bias` [n_expert] changes who is chosen, not the weight.
         """
         n, n_expert = scores.shape
+        if not 1 <= n_used <= n_expert:
+            raise ShapeMismatch("route", "n_used", f"1 to {n_expert} experts", str(n_used))
         chance = self.made(self.lib.ggml_soft_max(self.context, scores.pointer), scores.shape)
         if gating == "sigmoid":
             chance = self.sigmoid(scores)
@@ -336,9 +334,10 @@ class Graph:
     def expert_linear(self, w: Weight, x: Tensor, ids: Tensor) -> Tensor:
         """x: [T, 1 or n_used, d_in] through the matrices [n_expert, d_out, d_in] that ids: [T, n_used] name."""
         weight = w.weight
-        if len(weight.shape) != 3 or weight.shape[2] != x.shape[2]:
+        n_expert = ids.strides[0] // 4  # ids are the front of a ranking of all experts
+        if len(weight.shape) != 3 or weight.shape[0] != n_expert or weight.shape[2] != x.shape[2]:
             raise ShapeMismatch(
-                "expert_linear", weight.name, f"[*, *, {x.shape[2]}]", str(list(weight.shape))
+                "expert_linear", weight.name, f"[{n_expert}, *, {x.shape[2]}]", str(list(weight.shape))
             )
         pointer = self.lib.ggml_mul_mat_id(
             self.context, weight.pointer, self.contiguous(x).pointer, ids.pointer

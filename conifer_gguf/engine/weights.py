@@ -6,7 +6,6 @@ can refuse a file with tensors that nothing read.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -152,6 +151,17 @@ class Weight:
         return found
 
 
+class Blocks:
+    """`blk[i]` is the names of layer i; whether the file holds any of them shows when one is looked up."""
+
+    def __init__(self, file: WeightFile, prefix: str) -> None:
+        self._file = file
+        self._prefix = prefix
+
+    def __getitem__(self, i: int) -> Weights:
+        return Weights(self._file, f"{self._prefix}blk.{i}.")
+
+
 class Weights:
     """The names below one prefix. `w.blk[3].attn_q` is a Weight; `"ffn_gate_inp" in w.blk[3]` asks for an optional one."""
 
@@ -159,13 +169,10 @@ class Weights:
         self._file = file
         self._prefix = prefix
 
-    @functools.cached_property
-    def blk(self) -> list[Weights]:
+    @property
+    def blk(self) -> Blocks:
         """The layers, by number."""
-        numbers = {
-            int(name.split(".")[1]) for name in self._file._tensors if name.startswith(f"{self._prefix}blk.")
-        }
-        return [Weights(self._file, f"{self._prefix}blk.{i}.") for i in range(max(numbers, default=-1) + 1)]
+        return Blocks(self._file, self._prefix)
 
     def __getattr__(self, name: str) -> Weight:
         return Weight(self._file, self._prefix + name)

@@ -33,23 +33,24 @@ def check(
     depth: Depth = "full",
     sanitize: bool = False,
     rebuild: bool = True,
+    environment: Mapping[str, str] | None = None,
     on_row: Callable[[Row], None] | None = None,
 ) -> Report:
     """Check a plugin: a folder (built first, with the sanitizers if asked), a library beside its manifest, or a name.
 
-    `on_row` sees each row as it comes. Raises PluginRefused for a manifest that cannot be read and a source that does
-    not compile; everything that the library itself does wrong is in the report.
+    `environment` is added to the child's, say to choose an instruction set. `on_row` sees each row as it comes. Raises
+    PluginRefused for a manifest that cannot be read and a source that does not compile; everything that the library
+    itself does wrong is in the report.
     """
     found = resolve(target)
     folders = op_folders(found.folder, found.manifest)
     has_source = found.source == "path" and Path(target).expanduser().is_dir()
-    if not (has_source and rebuild):
-        return check_library(found.library, folders, depth=depth, on_row=on_row, name=found.name)
     with tempfile.TemporaryDirectory() as scratch:
-        built = build(found.folder, Path(scratch) if sanitize else None, sanitize)
-        return check_library(
-            built.library, folders, depth=depth, on_row=on_row, name=found.name, environment=built.environment
-        )
+        library, added = found.library, dict(environment or {})
+        if has_source and (rebuild or sanitize):
+            built = build(found.folder, Path(scratch) if sanitize else None, sanitize)
+            library, added = built.library, {**added, **built.environment}
+        return check_library(library, folders, depth=depth, on_row=on_row, name=found.name, environment=added)
 
 
 def check_library(

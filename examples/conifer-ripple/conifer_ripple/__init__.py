@@ -30,14 +30,14 @@ class Hyper:
 
     @classmethod
     def read(cls, keys: Keys) -> Hyper:
-        n_head = keys.u32("attention.head_count")
+        n_head = keys.size("attention.head_count")
         return cls(
             n_head=n_head,
             n_head_kv=keys.per_layer("attention.head_count_kv", keys.n_layer),
-            d_key=keys.u32("ssm.state_size"),
-            d_value=keys.u32("ssm.inner_size") // n_head,
-            d_head=keys.u32("attention.key_length"),
-            d_conv=keys.u32("ssm.conv_kernel"),
+            d_key=keys.size("ssm.state_size"),
+            d_value=keys.size("ssm.inner_size") // n_head,
+            d_head=keys.size("attention.key_length"),
+            d_conv=keys.size("ssm.conv_kernel"),
             eps=keys.f32("attention.layer_norm_rms_epsilon"),
         )
 
