@@ -27,15 +27,12 @@ CK_FN void CK_ISA(copy_row)(const delta_call *s, const float *from, float scale,
 
 /* The decay of token t: s->deep values, all equal where the gate is one per head. */
 CK_FN void CK_ISA(decays)(const delta_call *s, int64_t h, int64_t t, float *to) {
-    const int64_t n = s->per_channel ? s->I : 1;
+    const int64_t n = s->per_channel ? s->I : 1, stored = s->per_channel ? s->deep : 1;
     const float *gate = s->per_channel ? ck_at2(s->gate, t, h) : ck_at(s->gate, t) + h;
     const float *bias = s->dt_bias ? s->dt_bias + h * n : NULL;
-    for (int64_t i = 0; i < n; i += CK_LANES) {
-        const int64_t left = n - i;
-        ckv g = ck_load_part(gate + i, left);
-        if (left >= CK_LANES) {
-            g = ck_load(gate + i);
-        }
+    for (int64_t i = 0; i < stored; i += CK_LANES) {
+        const int64_t left = n - i; /* below 1 in the padding */
+        ckv g = left >= CK_LANES ? ck_load(gate + i) : ck_load_part(gate + i, left);
         if (s->a) {
             if (bias) {
                 g += left >= CK_LANES ? ck_load(bias + i) : ck_load_part(bias + i, left);
@@ -44,7 +41,7 @@ CK_FN void CK_ISA(decays)(const delta_call *s, int64_t h, int64_t t, float *to) 
         }
         ck_store(to + i, ck_exp(g));
     }
-    for (int64_t i = 0; n == 1 && i < s->deep; i += CK_LANES) {
+    for (int64_t i = 0; stored == 1 && i < s->deep; i += CK_LANES) {
         ck_store(to + i, ck_all(to[0]));
     }
 }

@@ -24,7 +24,7 @@ typedef struct {
 
 /* Scratch of one part; `carry` belongs to all parts, [H][N][width]. */
 typedef struct {
-    float *carry, *x, *x_last, *y, *scores, *mixed, *b_turned, *keep, *sum, *decay, *rest, *delta;
+    float *carry, *x, *x_last, *y, *scores, *mixed, *b_turned, *keep, *decay, *rest, *delta;
 } scan_room;
 
 #define CK_LOOPS "ssd_scan_loops.h"
@@ -86,7 +86,6 @@ static scan_room lay_out(float *scratch, const scan_call *s, uint32_t part) {
     r.mixed = at, at += CHUNK * CHUNK;
     r.b_turned = at, at += CHUNK * s->N;
     r.keep = at, at += whole_vectors(s->N);
-    r.sum = at, at += CHUNK;
     r.decay = at, at += CHUNK;
     r.rest = at, at += CHUNK;
     r.delta = at;

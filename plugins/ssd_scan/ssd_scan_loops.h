@@ -86,21 +86,44 @@ static void CK_ISA(chunk_scores)(const scan_call *s, int64_t g, int64_t first, i
     ck_product(n, CHUNK, s->N, ck_at2(s->C, first, g), c_row, 1, room->b_turned, CHUNK, NULL, room->scores, CHUNK);
 }
 
+/* decay[t] = exp(c[t]), rest[s] = exp(c[Q] - c[s]), mixed[t][s] = exp(c[t] - c[s]) (C[t] . B[s]), 0 where s > t.
+ *
+ * c[t] - c[s] is summed from s on: as the difference of two long sums it would lose what a large step before s costs. */
+static void CK_ISA(chunk_decays)(const scan_call *s, float a, int64_t n, const scan_room *room) {
+    float since[CHUNK] = {0}, total = 0.0f;
+    for (int64_t t = 0; t < CHUNK; t++) {
+        total += t < n ? room->delta[t] * a : 0.0f;
+        room->decay[t] = total;
+    }
+    for (int64_t t = 0; t < n; t++) {
+        const ckv step = ck_all(room->delta[t] * a);
+        float *mixed = room->mixed + t * CHUNK;
+        for (int64_t i = 0; i < t; i += CK_LANES) {
+            ck_store(since + i, ck_load(since + i) + step);
+        }
+        for (int64_t i = t; i < t + CK_LANES && i < CHUNK; i++) {
+            since[i] = 0.0f;
+        }
+        for (int64_t i = 0; i < CHUNK; i += CK_LANES) {
+            const ckv score = ck_load(room->scores + t * CHUNK + i);
+            ck_store(mixed + i, i > t ? ck_all(0.0f) : ck_exp(ck_load(since + i)) * score);
+        }
+        for (int64_t i = t + 1; i % CK_LANES != 0; i++) {
+            mixed[i] = 0.0f;
+        }
+    }
+    for (int64_t t = 0; t < CHUNK; t += CK_LANES) {
+        ck_store(room->decay + t, ck_exp(ck_load(room->decay + t)));
+        ck_store(room->rest + t, ck_exp(ck_load(since + t)));
+    }
+}
+
 /* One chunk of one head; `carry` is [N][width], transposed and padded with zeros. */
 static void CK_ISA(scan_chunk)(const scan_call *s, int64_t h, int64_t first, int64_t n, float *carry, const scan_room *room) {
     const int64_t g = h / (s->H / s->G), width = s->width, b_row = s->B->stride_bytes[0] / (int64_t)sizeof(float);
     const int64_t c_row = s->C->stride_bytes[0] / (int64_t)sizeof(float);
     CK_ISA(step_sizes)(s, h, first, n, room->delta);
-    float total = 0.0f;
-    for (int64_t t = 0; t < CHUNK; t++) {
-        total += t < n ? room->delta[t] * s->a[h] : 0.0f;
-        room->sum[t] = total; /* c[t] */
-    }
-    for (int64_t t = 0; t < CHUNK; t += CK_LANES) {
-        const ckv c = ck_load(room->sum + t);
-        ck_store(room->decay + t, ck_exp(c));
-        ck_store(room->rest + t, ck_exp(ck_all(total) - c));
-    }
+    CK_ISA(chunk_decays)(s, s->a[h], n, room);
     const float all[1] = {room->decay[n - 1]};
     for (int64_t t = 0; t < n; t++) { /* x, and delta * exp(c[Q] - c[t]) * x, padded to whole vectors */
         const float *x = ck_at2(s->x, first + t, h);
@@ -115,20 +138,6 @@ static void CK_ISA(scan_chunk)(const scan_call *s, int64_t h, int64_t first, int
             const ckv v = ck_load_part(x + p, s->P - p);
             ck_store(room->x + t * width + p, plain * v);
             ck_store(room->x_last + t * width + p, last * v);
-        }
-    }
-    for (int64_t t = 0; t < n; t++) { /* exp(c[t] - c[s]) (C[t] . B[s]), 0 where s > t */
-        const ckv c = ck_all(room->sum[t]);
-        for (int64_t i = 0; i < CHUNK; i += CK_LANES) {
-            float *mixed = room->mixed + t * CHUNK + i;
-            if (i > t) {
-                ck_store(mixed, ck_all(0.0f));
-                continue;
-            }
-            ck_store(mixed, ck_exp(c - ck_load(room->sum + i)) * ck_load(room->scores + t * CHUNK + i));
-        }
-        for (int64_t i = t + 1; i % CK_LANES != 0; i++) {
-            room->mixed[t * CHUNK + i] = 0.0f;
         }
     }
     ck_product(n, width, s->N, ck_at2(s->C, first, g), c_row, 1, carry, width, NULL, room->y, width);
