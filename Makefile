@@ -25,7 +25,7 @@ lint: $(VENV)/.dev-installed
 	$(BIN)/mypy
 
 native: $(VENV)/.dev-installed ## compile the shim and the plugins into this checkout, to run it without installing
-	$(BIN)/cmake -S native -B build/dev -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja)
+	$(BIN)/cmake -S native -B build/dev -G Ninja -DCONIFER_STRICT=ON -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja)
 	$(BIN)/cmake --build build/dev
 	$(BIN)/cmake --install build/dev --prefix .
 

@@ -89,7 +89,7 @@ static void CK_ISA(chunk_scores)(const scan_call *s, int64_t g, int64_t first, i
 /* decay[t] = exp(c[t]), rest[s] = exp(c[Q] - c[s]), mixed[t][s] = exp(c[t] - c[s]) (C[t] . B[s]), 0 where s > t.
  *
  * c[t] - c[s] is summed from s on: as the difference of two long sums it would lose what a large step before s costs. */
-static void CK_ISA(chunk_decays)(const scan_call *s, float a, int64_t n, const scan_room *room) {
+static void CK_ISA(chunk_decays)(float a, int64_t n, const scan_room *room) {
     float since[CHUNK] = {0}, total = 0.0f;
     for (int64_t t = 0; t < CHUNK; t++) {
         total += t < n ? room->delta[t] * a : 0.0f;
@@ -123,7 +123,7 @@ static void CK_ISA(scan_chunk)(const scan_call *s, int64_t h, int64_t first, int
     const int64_t g = h / (s->H / s->G), width = s->width, b_row = s->B->stride_bytes[0] / (int64_t)sizeof(float);
     const int64_t c_row = s->C->stride_bytes[0] / (int64_t)sizeof(float);
     CK_ISA(step_sizes)(s, h, first, n, room->delta);
-    CK_ISA(chunk_decays)(s, s->a[h], n, room);
+    CK_ISA(chunk_decays)(s->a[h], n, room);
     const float all[1] = {room->decay[n - 1]};
     for (int64_t t = 0; t < n; t++) { /* x, and delta * exp(c[Q] - c[t]) * x, padded to whole vectors */
         const float *x = ck_at2(s->x, first + t, h);
