@@ -66,6 +66,12 @@ def include_dir() -> Path:
     return (checkout / "native" if in_tree else native_dir()) / "include"
 
 
+def bundled_dir() -> Path:
+    """The sources of the bundled plugins and the template: a checkout's own `plugins/`, else the installed copy."""
+    checkout = Path(__file__).parent.parent
+    return (checkout if (checkout / "pyproject.toml").is_file() else native_dir()) / "plugins"
+
+
 def format_bytes(n: int) -> str:
     """Decimal units, three significant digits: 98362432 -> '98.4 MB'."""
     size = float(n)

@@ -104,6 +104,14 @@ struct ggml_tensor *ggml_custom_4d(struct ggml_context *ctx, enum ggml_type type
 struct ggml_tensor *ggml_custom_inplace(struct ggml_context *ctx, struct ggml_tensor *a, struct ggml_tensor **args,
                                         int n_args, ggml_custom_op_t fun, int n_tasks, void *userdata);
 
+struct ggml_tensor *ggml_ssm_conv(struct ggml_context *ctx, struct ggml_tensor *sx, struct ggml_tensor *c);
+struct ggml_tensor *ggml_ssm_scan(struct ggml_context *ctx, struct ggml_tensor *s, struct ggml_tensor *x,
+                                  struct ggml_tensor *dt, struct ggml_tensor *A, struct ggml_tensor *B,
+                                  struct ggml_tensor *C, struct ggml_tensor *ids, int64_t K);
+struct ggml_tensor *ggml_gated_delta_net(struct ggml_context *ctx, struct ggml_tensor *q, struct ggml_tensor *k,
+                                         struct ggml_tensor *v, struct ggml_tensor *g, struct ggml_tensor *beta,
+                                         struct ggml_tensor *state, int64_t K);
+
 struct ggml_cgraph *ggml_new_graph_custom(struct ggml_context *ctx, size_t size, bool grads);
 void ggml_build_forward_expand(struct ggml_cgraph *cgraph, struct ggml_tensor *tensor);
 int ggml_graph_n_nodes(struct ggml_cgraph *cgraph);
@@ -131,6 +139,7 @@ ggml_backend_reg_t ggml_backend_dev_backend_reg(ggml_backend_dev_t device);
 void *ggml_backend_reg_get_proc_address(ggml_backend_reg_t reg, const char *name);
 bool ggml_backend_dev_supports_op(ggml_backend_dev_t device, const struct ggml_tensor *op);
 
+struct ggml_backend_buffer *ggml_backend_alloc_ctx_tensors(struct ggml_context *ctx, ggml_backend_t backend);
 ggml_gallocr_t ggml_gallocr_new(ggml_backend_buffer_type_t buft);
 bool ggml_gallocr_reserve(ggml_gallocr_t galloc, struct ggml_cgraph *graph);
 void ggml_gallocr_free(ggml_gallocr_t galloc);

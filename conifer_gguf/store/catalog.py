@@ -57,6 +57,15 @@ class Shape(Facts):
         return self.attention * self.kv_heads * (self.key_length + self.value_length) * 2
 
 
+class Mixer(Facts):
+    """The sizes of one recurrent layer: those of its op, by the letters of op.toml, and of its convolution."""
+
+    op: str
+    sizes: dict[str, PositiveInt]
+    conv: dict[str, PositiveInt]
+    gate: Literal["head", "channel"] = "head"  # of the delta rule
+
+
 class HubSource(Facts):
     """A file in a Hugging Face repository. Without `revision` the newest is taken and `sha256` only warns."""
 
@@ -99,6 +108,7 @@ class Entry(Facts):
     chat: bool = True
     recurrent_name: str | None = None  # what its recurrent layers are called
     shape: Shape
+    mixer: Mixer | None = None
     sampling: CardSampling = CardSampling()
     unconfirmed: tuple[str, ...] = ()
     sources: tuple[Source, ...] = Field(alias="source")

@@ -10,7 +10,10 @@
 #include <string.h>
 
 enum { X, DT, A, B, C, DT_BIAS, D, Z, N_INPUT };
-enum { BLOCK = 16 }; /* channels that are packed together: the widest vector */
+enum {
+    BLOCK = 16, /* channels that are packed together: the widest vector */
+    SPAN = 12   /* tokens that all blocks pass before the next ones */
+};
 
 typedef struct {
     const ck_tensor *x, *dt, *B, *C, *z, *y; /* z may be NULL */

@@ -42,9 +42,9 @@ CK_FN void CK_ISA(scan_block)(const scan_call *s, int64_t N, int64_t c, int64_t 
     }
 }
 
-/* Channels first .. end of one sequence of n tokens; carry: [M][N] in the pool, turned: room for [N][CK_LANES]. */
-static void CK_ISA(scan_sequence)(const scan_call *s, int64_t first, int64_t end, int64_t start, int64_t n, float *carry,
-                                  float *turned) {
+/* Channels first .. end of n tokens; carry: [M][N] in the pool, turned: room for [N][CK_LANES]. */
+static void CK_ISA(scan_span)(const scan_call *s, int64_t first, int64_t end, int64_t start, int64_t n, float *carry,
+                              float *turned) {
     for (int64_t c = first; c < end; c += CK_LANES) {
         const int64_t live = end - c < CK_LANES ? end - c : CK_LANES;
         ck_transpose(carry + c * s->N, s->N, live, s->N, turned, CK_LANES);
@@ -63,5 +63,13 @@ static void CK_ISA(scan_sequence)(const scan_call *s, int64_t first, int64_t end
             CK_ISA(scan_block)(s, s->N, c, live, start, n, (ckv *)turned);
         }
         ck_transpose(turned, CK_LANES, s->N, live, carry + c * s->N, s->N);
+    }
+}
+
+/* One sequence of n tokens, SPAN at a time: a block reads one line of every row, and rows lie whole pages apart. */
+static void CK_ISA(scan_sequence)(const scan_call *s, int64_t first, int64_t end, int64_t start, int64_t n, float *carry,
+                                  float *turned) {
+    for (int64_t at = 0; at < n; at += SPAN) {
+        CK_ISA(scan_span)(s, first, end, start + at, n - at < SPAN ? n - at : SPAN, carry, turned);
     }
 }

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import multiprocessing
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,12 @@ from conifer_gguf.native_api.kernels import load_library
 from .conftest import Compile, MakeFolder
 
 OP = "conifer.ssd_scan/1"
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """A new file under the old name: the bytes under a library that this process has loaded must stay."""
+    path.unlink()
+    path.write_bytes(data)
 
 
 @pytest.fixture
@@ -77,7 +84,7 @@ def test_a_library_that_changed_is_refused_until_it_is_registered_again(plugin_f
     folder = plugin_folder()
     registry.register(folder)
     library = folder / "my_scan.so"
-    library.write_bytes(library.read_bytes() + b"\0")
+    replace_file(library, library.read_bytes() + b"\0")
     assert registry.missing([OP]) == (OP,)
     (line,) = registry.tried(OP)
     assert "changed since it was registered (sha256" in line
@@ -89,7 +96,7 @@ def test_a_library_that_changed_is_refused_until_it_is_registered_again(plugin_f
 def test_a_private_copy_that_was_tampered_with_is_not_loaded(plugin_folder: MakeFolder) -> None:
     (made,) = registry.register(plugin_folder(version="1.0.0"))
     made.library.chmod(0o600)
-    made.library.write_bytes(made.library.read_bytes() + b"\0")
+    replace_file(made.library, made.library.read_bytes() + b"\0")
     with pytest.raises(PluginRefused, match=r"changed since it was registered \(sha256"):
         registry.kernel_for(OP)
 
@@ -258,7 +265,7 @@ def test_an_upgrade_never_gates_again(plugin_folder: MakeFolder, monkeypatch: py
     _as_bundled(folder, monkeypatch)
     (before,) = registry.register("my_scan")
     upgraded = folder.parent / "native" / "plugins" / "my_scan" / "my_scan.so"
-    upgraded.write_bytes(upgraded.read_bytes() + b"\0")
+    replace_file(upgraded, upgraded.read_bytes() + b"\0")
     monkeypatch.setattr(state, "package_version", lambda: "99.0.0")
     assert registry.missing([OP]) == ()
     assert registry.kernel_for(OP).op == OP
@@ -274,7 +281,7 @@ def test_an_upgrade_that_breaks_a_bundled_plugin_is_refused_with_its_case(
     _as_bundled(folder, monkeypatch)
     registry.register("my_scan")
     upgraded = folder.parent / "native" / "plugins" / "my_scan" / "my_scan.so"
-    upgraded.write_bytes(compiled("broken/leaves_padding").read_bytes())
+    replace_file(upgraded, compiled("broken/leaves_padding").read_bytes())
     monkeypatch.setattr(state, "package_version", lambda: "99.0.0")
     with pytest.raises(PluginRefused, match="padding rows"):
         registry.kernel_for(OP)
@@ -326,18 +333,11 @@ def test_what_lies_in_the_working_directory_announces_nothing(
     assert "my_scan" not in [c.name for c in registry.known()]
 
 
-def _register_in_child(folder: str) -> None:
-    registry.register(Path(folder))
-
-
 def test_processes_that_register_at_once_lose_nothing(plugin_folder: MakeFolder) -> None:
+    code = "import sys; from pathlib import Path; from conifer_gguf.native_api import registry; registry.register(Path(sys.argv[1]))"
     folders = [plugin_folder(name=f"scan_{i}") for i in range(2)]
-    context = multiprocessing.get_context("spawn")
-    children = [context.Process(target=_register_in_child, args=(str(f),)) for f in folders]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join()
+    children = [subprocess.Popen([sys.executable, "-c", code, str(folder)]) for folder in folders]
+    assert [child.wait() for child in children] == [0, 0]
     # This process, too, sees what others wrote, without being told.
     assert sorted(p.name for p in registry.registered()) == ["scan_0", "scan_1"]
 

@@ -1,0 +1,149 @@
+"""conifer-gguf plugins bench: kernels against ggml's own operators, at the shapes of the models in the catalog."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import click
+
+from ..errors import BadRequest
+from ..kit import bench
+from ..native_api import registry
+from ..native_api.kernels import Kernel, load_library
+from ..ops import Contract, contracts
+from ..runtimes.threads import default_threads
+from ..store.catalog import catalog
+from . import render
+from ._progress import working
+
+
+@click.command("bench")
+@click.argument("plugins", nargs=-1, metavar="[NAME|FOLDER...]")
+@click.option("--op", "ops", multiple=True, help="Only this op; may be repeated.")
+@click.option("--tokens", default="1,16,512,4096", show_default=True, help="Tokens of one call.")
+@click.option("--threads", type=click.IntRange(1), help="Threads of both sides.  [default: physical cores]")
+@click.option("--seconds", default=1.0, show_default=True, help="Time for each row.")
+@click.option("--isa", help="Force an instruction set on our side: scalar, avx2, avx512 or neon.")
+@click.option("--json", "as_json", is_flag=True, help="Print rows as JSON.")
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw the ratios into a PNG or SVG.")
+def command(
+    plugins: Sequence[str],
+    ops: Sequence[str],
+    tokens: str,
+    threads: int | None,
+    seconds: float,
+    isa: str | None,
+    as_json: bool,
+    plot: Path | None,
+) -> None:
+    """Time kernels against ggml's own operators: the same numbers and threads, turn by turn, medians.
+
+    Without a name every bundled plugin is timed. RATIO is ggml's time over ours, with the middle half of the rounds;
+    PEAK is the share of the machine's float32 rate that the nominal work comes to.
+
+    \b
+    Examples:
+      conifer-gguf plugins bench --tokens 1,512
+      conifer-gguf plugins bench ssd_scan --isa avx2 --json
+    """
+    if isa:
+        os.environ["CONIFER_ISA"] = isa  # read by a plugin at its first call
+    n_threads = threads or default_threads()
+    counts = _counts(tokens)
+    kernels = list(_kernels(plugins, ops))
+    timings = []
+    with working("measuring this machine's float32 rate"):
+        peak = bench.peak_products(n_threads)
+    for contract, kernel in kernels:
+        for shape in _shapes(kernel.op):
+            for n_tokens in counts:
+                with working(f"{kernel.op} of {shape.label}, {n_tokens} tokens"):
+                    made = bench.time_kernel(contract, kernel, shape, n_tokens, n_threads, seconds, peak)
+                timings.append(made)
+    if as_json:
+        render.as_json([t.to_json() for t in timings])
+    else:
+        _show(timings, peak)
+    if plot is not None:
+        _plot(timings, plot)
+
+
+def _counts(text: str) -> list[int]:
+    try:
+        counts = [int(part) for part in text.split(",")]
+    except ValueError:
+        counts = []
+    if not counts or min(counts) < 1:
+        raise click.BadParameter(f"{text!r} is no list of numbers such as 1,512", param_hint="--tokens")
+    return counts
+
+
+def _kernels(plugins: Sequence[str], ops: Sequence[str]) -> Iterator[tuple[Contract, Kernel]]:
+    names = plugins or [c.name for c in registry.known() if c.source == "bundled"]
+    wanted = {op if "/" in op else f"conifer.{op}/1" for op in ops} or set(bench.OPS)
+    unknown = sorted(wanted - set(bench.OPS))
+    if unknown:
+        raise BadRequest(f"ggml has no operator for `{unknown[0]}`; there are {', '.join(bench.OPS)}")
+    for name in names:
+        found = registry.resolve(Path(name) if Path(name).is_dir() else name)
+        for kernel in load_library(found.library).kernels:
+            if kernel.op in wanted:
+                yield contracts()[kernel.op], kernel
+
+
+def _shapes(op: str) -> list[bench.Shape]:
+    """Every distinct shape of the catalog, with the names of the models that have it."""
+    models: dict[tuple[tuple[tuple[str, int], ...], str], list[str]] = {}
+    for entry in catalog().entries:
+        mixer = entry.mixer
+        if mixer is not None and op in (mixer.op, "conifer.causal_conv/1"):
+            sizes = mixer.sizes if op == mixer.op else mixer.conv
+            gate = mixer.gate if op == mixer.op else "head"
+            models.setdefault((tuple(sizes.items()), gate), []).append(entry.name)
+    return [
+        bench.Shape(op, ", ".join(names[:2]) + (" …" if len(names) > 2 else ""), dict(sizes), gate)
+        for (sizes, gate), names in models.items()
+    ]
+
+
+def _show(timings: Sequence[bench.Timing], peak: float) -> None:
+    render.table(
+        ("OP", "SHAPE", "TOKENS", "US/TOKEN", "GGML", "RATIO", "MIDDLE HALF", "PEAK", "MODEL"),
+        [
+            (
+                t.op.removeprefix("conifer.").removesuffix("/1"),
+                t.shape,
+                str(t.n_tokens),
+                f"{t.us_per_token:.2f}",
+                f"{t.ggml_us_per_token:.2f}",
+                f"{t.ratio:.2f}",
+                f"{t.ratio_low:.2f}-{t.ratio_high:.2f}",
+                f"{t.peak_share:.0%}" if t.peak_share else "",
+                t.model,
+            )
+            for t in timings
+        ],
+    )
+    render.notice(f"\n{timings[0].n_threads if timings else 0} threads; float32 rate {peak / 1e9:.0f} GMAC/s")
+
+
+def _plot(timings: Sequence[bench.Timing], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    ops = list(dict.fromkeys(t.op for t in timings))
+    figure = Figure(figsize=(4 * len(ops), 4), layout="constrained")
+    for axes, op in zip(figure.subplots(1, len(ops), squeeze=False)[0], ops, strict=True):
+        rows = [t for t in timings if t.op == op]
+        for shape in dict.fromkeys(t.shape for t in rows):
+            mine = [t for t in rows if t.shape == shape]
+            axes.plot([t.n_tokens for t in mine], [t.ratio for t in mine], marker="o", label=shape)
+        axes.set_title(op)
+        axes.set_xscale("log")
+        axes.set_xlabel("tokens of one call")
+        axes.axhline(1, color="grey", linewidth=0.8)
+        axes.legend(fontsize=6)
+    figure.supylabel("times as fast as ggml's operator")
+    figure.savefig(path)
+    render.notice(f"wrote {path}")

@@ -1,0 +1,175 @@
+"""conifer-gguf plugins: the kernels that load-gated models wait for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from ..kit.scaffold import new_plugin
+from ..native_api import registry
+from ..native_api.cdef import ABI_MAJOR, ABI_MINOR
+from ..native_api.state import cpu_features
+from ..ops import contracts
+from ..settings import home, include_dir
+from . import _plugins_bench, _plugins_check, render
+from ._progress import working
+
+
+@click.group("plugins", short_help="Register, check, measure and write kernel plugins.")
+def command() -> None:
+    """Register, check, measure and write kernel plugins.
+
+    \b
+    Examples:
+      conifer-gguf plugins register ssd_scan causal_conv
+      conifer-gguf plugins new my_scan && conifer-gguf plugins check ./my_scan
+    """
+
+
+command.add_command(_plugins_check.command)
+command.add_command(_plugins_bench.command)
+
+
+@command.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print rows as JSON.")
+def list_(as_json: bool) -> None:
+    """List what is registered, and what could be: bundled plugins and those of installed packages."""
+    rows = [_registered_row(p) for p in registry.registered()]
+    names = {row["name"] for row in rows}
+    rows += [_candidate_row(c) for c in registry.known() if c.name not in names]
+    if as_json:
+        render.as_json(rows)
+        return
+    render.table(
+        ("NAME", "VERSION", "SOURCE", "STATUS", "SUPPLIES"),
+        [
+            (r["name"], r["version"], r["source"], f"{r['status']}{r['problem'] and ': ' + r['problem']}",
+             ", ".join(r["ops"]))
+            for r in rows
+        ],
+    )  # fmt: skip
+
+
+def _registered_row(plugin: registry.Registered) -> dict[str, str | list[str]]:
+    problem = registry.changed(plugin) or ""
+    return {
+        "name": plugin.name,
+        "id": plugin.id,
+        "version": plugin.version,
+        "source": plugin.source,
+        "ops": list(plugin.ops),
+        "status": "refused" if problem else "registered",
+        "problem": problem,
+        "sha256": plugin.sha256,
+        "path": str(plugin.origin),
+    }
+
+
+def _candidate_row(found: registry.Candidate) -> dict[str, str | list[str]]:
+    built = found.library.is_file()
+    return {
+        "name": found.name,
+        "id": found.manifest.id,
+        "version": found.manifest.version,
+        "source": found.source,
+        "ops": list(found.manifest.ops),
+        "status": "available" if built else "not built",
+        "problem": "",
+        "sha256": found.sha256 if built else "",
+        "path": str(found.library),
+    }
+
+
+@command.command()
+@click.argument("targets", nargs=-1, metavar="NAME|FOLDER|LIBRARY...")
+@click.option("--bundled", is_flag=True, help="All plugins that this package brings.")
+def register(targets: Sequence[str], bundled: bool) -> None:
+    """Check plugins and register them: all that are named, or none.
+
+    A folder is built first. Models that waited for their kernels run at once, also on a running server.
+
+    \b
+    Examples:
+      conifer-gguf plugins register ssd_scan causal_conv
+      conifer-gguf plugins register --bundled
+      conifer-gguf plugins register ./my_scan
+    """
+    names = [*targets, *[c.name for c in registry.known() if bundled and c.source == "bundled"]]
+    if not names:
+        raise click.UsageError("name a plugin, a folder or a library, or say --bundled")
+    wanted = [_path_or_name(name) for name in dict.fromkeys(names)]
+    with working(f"checking {', '.join(map(str, wanted))}"):
+        made = registry.register(*wanted)
+    for plugin in made:
+        click.echo(f"registered {plugin.name} {plugin.version}: supplies {', '.join(plugin.ops)}")
+
+
+def _path_or_name(target: str) -> str | Path:
+    """A folder of plugin sources is built here, so that what gets registered is what its source says."""
+    path = Path(target)
+    is_known = any(c.name == target for c in registry.known())
+    if is_known or not path.exists():
+        return target
+    if path.is_dir():
+        from ..kit import build
+        from ..native_api.manifest import read_manifest, source_path
+
+        if source_path(path, read_manifest(path)).is_file():
+            build(path)
+    return path
+
+
+@command.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+def unregister(names: Sequence[str]) -> None:
+    """Forget plugins: models that need their kernels are load-gated again."""
+    registry.unregister(*names)
+    click.echo(f"unregistered {', '.join(names)}")
+
+
+@command.command()
+@click.argument("name")
+@click.option("--op", help="Start from the bundled plugin of this op instead of a new op.")
+def new(name: str, op: str | None) -> None:
+    """Write a complete plugin folder that passes `plugins check` as it stands.
+
+    \b
+    Examples:
+      conifer-gguf plugins new my_scan
+      conifer-gguf plugins new my_ssd --op conifer.ssd_scan/1
+    """
+    folder = new_plugin(Path(name), op)
+    for path in sorted(folder.iterdir()):
+        click.echo(f"wrote {path}")
+    render.notice(f"\nnext: conifer-gguf plugins check {_shown(folder)}")
+
+
+def _shown(folder: Path) -> str:
+    return f"./{folder.name}" if folder.parent == Path.cwd() else str(folder)
+
+
+@command.command()
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def info(as_json: bool) -> None:
+    """Show what a plugin author needs to know of this host: ABI, headers, ops, processor."""
+    facts = {
+        "abi": f"{ABI_MAJOR}.{ABI_MINOR}",
+        "headers": str(include_dir()),
+        "store": str(home() / "plugins"),
+        "cpu": cpu_features(),
+        "ops": [{"op": c.op, "title": c.title, "layers": c.layers, "folder": str(c.folder)} for c in contracts().values()],
+    }  # fmt: skip
+    if as_json:
+        render.as_json(facts)
+        return
+    click.echo(f"kernel ABI  {facts['abi']}")
+    click.echo(f"headers     {facts['headers']}")
+    click.echo(f"store       {facts['store']}")
+    click.echo(f"processor   {facts['cpu']}\n")
+    render.table(
+        ("OP", "LAYERS", "TITLE"), [(c.op, c.layers or "", c.title) for c in contracts().values()]
+    )
+
+
