@@ -10,6 +10,7 @@ import click
 
 from ..errors import BadRequest
 from ..kit import bench
+from ..kit.build import built
 from ..native_api import registry
 from ..native_api.kernels import Kernel, load_library
 from ..ops import Contract, contracts
@@ -27,7 +28,9 @@ from ._progress import working
 @click.option("--seconds", default=1.0, show_default=True, help="Time for each row.")
 @click.option("--isa", help="Force an instruction set on our side: scalar, avx2, avx512 or neon.")
 @click.option("--json", "as_json", is_flag=True, help="Print rows as JSON.")
-@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw the ratios into a PNG or SVG.")
+@click.option(
+    "--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw the ratios into a PNG or SVG."
+)
 def command(
     plugins: Sequence[str],
     ops: Sequence[str],
@@ -87,7 +90,7 @@ def _kernels(plugins: Sequence[str], ops: Sequence[str]) -> Iterator[tuple[Contr
     if unknown:
         raise BadRequest(f"ggml has no operator for `{unknown[0]}`; there are {', '.join(bench.OPS)}")
     for name in names:
-        found = registry.resolve(Path(name) if Path(name).is_dir() else name)
+        found = registry.resolve(built(name))
         for kernel in load_library(found.library).kernels:
             if kernel.op in wanted:
                 yield contracts()[kernel.op], kernel

@@ -62,7 +62,9 @@ def _show(report: kit.Report, sanitized: bool) -> None:
             ],
         )
     for op, (rtol, reason) in report.tolerances.items():
-        click.echo(f"{op}: largest relative error {report.worst_errors().get(op, 0.0):.1e}, allowed {rtol:.0e}: {reason}")
+        click.echo(
+            f"{op}: largest relative error {report.worst_errors().get(op, 0.0):.1e}, allowed {rtol:.0e}: {reason}"
+        )
     for row in report.failures:
         click.echo(f"\n{row.op}: {row.check} fails\n  case: {row.case}\n  {row.problem}")
     if report.problem:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
 
+from ..kit.build import built
 from ..kit.scaffold import new_plugin
 from ..native_api import registry
 from ..native_api.cdef import ABI_MAJOR, ABI_MINOR
@@ -37,49 +39,55 @@ command.add_command(_plugins_bench.command)
 def list_(as_json: bool) -> None:
     """List what is registered, and what could be: bundled plugins and those of installed packages."""
     rows = [_registered_row(p) for p in registry.registered()]
-    names = {row["name"] for row in rows}
+    names = {row.name for row in rows}
     rows += [_candidate_row(c) for c in registry.known() if c.name not in names]
     if as_json:
-        render.as_json(rows)
+        render.as_json([asdict(row) for row in rows])
         return
     render.table(
         ("NAME", "VERSION", "SOURCE", "STATUS", "SUPPLIES"),
         [
-            (r["name"], r["version"], r["source"], f"{r['status']}{r['problem'] and ': ' + r['problem']}",
-             ", ".join(r["ops"]))
+            (r.name, r.version, r.source, f"{r.status}{r.problem and ': ' + r.problem}", ", ".join(r.ops))
             for r in rows
         ],
-    )  # fmt: skip
+    )
 
 
-def _registered_row(plugin: registry.Registered) -> dict[str, str | list[str]]:
-    problem = registry.changed(plugin) or ""
-    return {
-        "name": plugin.name,
-        "id": plugin.id,
-        "version": plugin.version,
-        "source": plugin.source,
-        "ops": list(plugin.ops),
-        "status": "refused" if problem else "registered",
-        "problem": problem,
-        "sha256": plugin.sha256,
-        "path": str(plugin.origin),
-    }
+@dataclass(frozen=True)
+class Row:
+    """One plugin. `status`: registered, refused (with the `problem`), available or not built."""
+
+    name: str
+    id: str
+    version: str
+    source: str
+    ops: tuple[str, ...]
+    status: str
+    problem: str
+    sha256: str
+    path: str
 
 
-def _candidate_row(found: registry.Candidate) -> dict[str, str | list[str]]:
+def _registered_row(p: registry.Registered) -> Row:
+    problem = registry.changed(p) or ""
+    status = "refused" if problem else "registered"
+    return Row(p.name, p.id, p.version, p.source, p.ops, status, problem, p.sha256, str(p.origin))
+
+
+def _candidate_row(found: registry.Candidate) -> Row:
     built = found.library.is_file()
-    return {
-        "name": found.name,
-        "id": found.manifest.id,
-        "version": found.manifest.version,
-        "source": found.source,
-        "ops": list(found.manifest.ops),
-        "status": "available" if built else "not built",
-        "problem": "",
-        "sha256": found.sha256 if built else "",
-        "path": str(found.library),
-    }
+    m = found.manifest
+    return Row(
+        name=found.name,
+        id=m.id,
+        version=m.version,
+        source=found.source,
+        ops=tuple(m.ops),
+        status="available" if built else "not built",
+        problem="",
+        sha256=found.sha256() if built else "",
+        path=str(found.library),
+    )
 
 
 @command.command()
@@ -99,26 +107,11 @@ def register(targets: Sequence[str], bundled: bool) -> None:
     names = [*targets, *[c.name for c in registry.known() if bundled and c.source == "bundled"]]
     if not names:
         raise click.UsageError("name a plugin, a folder or a library, or say --bundled")
-    wanted = [_path_or_name(name) for name in dict.fromkeys(names)]
+    wanted = [built(name) for name in dict.fromkeys(names)]
     with working(f"checking {', '.join(map(str, wanted))}"):
         made = registry.register(*wanted)
     for plugin in made:
         click.echo(f"registered {plugin.name} {plugin.version}: supplies {', '.join(plugin.ops)}")
-
-
-def _path_or_name(target: str) -> str | Path:
-    """A folder of plugin sources is built here, so that what gets registered is what its source says."""
-    path = Path(target)
-    is_known = any(c.name == target for c in registry.known())
-    if is_known or not path.exists():
-        return target
-    if path.is_dir():
-        from ..kit import build
-        from ..native_api.manifest import read_manifest, source_path
-
-        if source_path(path, read_manifest(path)).is_file():
-            build(path)
-    return path
 
 
 @command.command()
@@ -168,8 +161,4 @@ def info(as_json: bool) -> None:
     click.echo(f"headers     {facts['headers']}")
     click.echo(f"store       {facts['store']}")
     click.echo(f"processor   {facts['cpu']}\n")
-    render.table(
-        ("OP", "LAYERS", "TITLE"), [(c.op, c.layers or "", c.title) for c in contracts().values()]
-    )
-
-
+    render.table(("OP", "LAYERS", "TITLE"), [(c.op, c.layers or "", c.title) for c in contracts().values()])

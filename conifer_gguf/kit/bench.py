@@ -23,7 +23,9 @@ from ..ops import Contract
 
 Float32 = NDArray[np.float32]
 COPIES = 8
-AGREEMENT = 1e-3  # ggml's gated_delta_net and ssm_scan sum in another order, the latter with approximate exponentials
+AGREEMENT = (
+    1e-3  # ggml's gated_delta_net and ssm_scan sum in another order, the latter with approximate exponentials
+)
 
 
 @dataclass(frozen=True)
@@ -76,19 +78,23 @@ def time_kernel(
     with _Backend(n_threads) as backend:
         ours, theirs = _Ours(backend, contract, kernel, numbers), _Theirs(backend, shape.op, numbers)
         backend.allocate()
-        ours.bind(), theirs.fill()
+        ours.bind()
+        theirs.fill()
         for side in (ours, theirs):
             side.run()
         difference = float(np.abs(ours.output() - theirs.output()).max() / np.abs(theirs.output()).max())
         if not difference < AGREEMENT:
-            raise KernelFailed(kernel.plugin, kernel.op, "CK_OK", f"differs from ggml's operator by {difference:.1e}")
+            raise KernelFailed(
+                kernel.plugin, kernel.op, "CK_OK", f"differs from ggml's operator by {difference:.1e}"
+            )
         mine, its = _turn_by_turn(ours.run, theirs.run, seconds)
     per_token = 1e6 / (COPIES * n_tokens)
     ratios = sorted(b / a for a, b in zip(mine, its, strict=True))
     us, work = statistics.median(mine) * per_token, _work(shape)
     return Timing(
         op=shape.op,
-        shape=" ".join(f"{k}={v}" for k, v in shape.sizes.items()) + (" per channel" if shape.gate == "channel" else ""),
+        shape=" ".join(f"{k}={v}" for k, v in shape.sizes.items())
+        + (" per channel" if shape.gate == "channel" else ""),
         model=shape.label,
         plugin=kernel.plugin,
         n_tokens=n_tokens,
@@ -119,7 +125,8 @@ def peak_products(n_threads: int) -> float:
 def _turn_by_turn(
     ours: Callable[[], None], theirs: Callable[[], None], seconds: float
 ) -> tuple[list[float], list[float]]:
-    mine, its = [], []
+    mine: list[float] = []
+    its: list[float] = []
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(mine) < 5:
         mine.append(_timed(ours))
@@ -184,7 +191,9 @@ def _delta(T: int, shape: Shape) -> Numbers:
     H, J, I, V = (shape.sizes[k] for k in "HJIV")  # noqa: E741
     q, k = _random(T, J, I), _random(T, J, I)
     q, k = (a / np.linalg.norm(a, axis=-1, keepdims=True) for a in (q, k))
-    gate = _random(T, H, I, low=-3, high=-0.01) if shape.gate == "channel" else _random(T, H, low=-3, high=-0.01)
+    gate = (
+        _random(T, H, I, low=-3, high=-0.01) if shape.gate == "channel" else _random(T, H, low=-3, high=-0.01)
+    )
     inputs = (q, k, _random(T, H, V), gate, _random(T, H, low=0), None, None)
     attributes = {"head_map": "tiled", "qk_norm": "none", "beta_act": "none", "scale": I**-0.5}
     return Numbers(inputs, (H, V, I), (T, H, V), attributes)
@@ -294,7 +303,14 @@ class _Ours:
             if pointer is None:
                 dims = ggml.reversed_dims(self.numbers.output)
                 pointer = lib.ggml_custom_4d(
-                    context, ggml.TYPES_BY_NAME["f32"], *dims, ggml.ffi.NULL, 0, function, ggml.ALL_THREADS, user
+                    context,
+                    ggml.TYPES_BY_NAME["f32"],
+                    *dims,
+                    ggml.ffi.NULL,
+                    0,
+                    function,
+                    ggml.ALL_THREADS,
+                    user,
                 )
             else:
                 pointer = lib.ggml_custom_inplace(

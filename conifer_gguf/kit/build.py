@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import PluginRefused
+from ..native_api.known import known
 from ..native_api.manifest import Manifest, library_path, read_manifest, source_path
 from ..settings import include_dir
 
@@ -41,6 +42,16 @@ def build(folder: Path, into: Path | None = None, sanitize: bool = False) -> Bui
         library = into / library.name
     compile_library(source, library, folder.name, sanitize)
     return Built(folder, manifest, library, sanitizer_environment() if sanitize else {})
+
+
+def built(target: str) -> str | Path:
+    """What a person named: a plugin's name as it is, or a path; a folder of sources is compiled first."""
+    path = Path(target).expanduser()
+    if any(c.name == target for c in known()) or not path.exists():
+        return target
+    if path.is_dir() and source_path(path, read_manifest(path)).is_file():
+        build(path)
+    return path
 
 
 def compile_library(source: Path, library: Path, name: str, sanitize: bool = False) -> None:

@@ -50,9 +50,9 @@ def _renamed(source: Path, old: str, name: str) -> dict[str, str]:
     made = {}
     for path in sorted(source.iterdir()):
         if path.suffix in COPIED:
-            text = path.read_text("utf-8").replace(f"org.conifer.{old.replace('_', '-')}", f"org.example.{name}")
+            text = path.read_text("utf-8").replace(
+                f"org.conifer.{old.replace('_', '-')}", f"org.example.{name}"
+            )
             text = kept.sub(lambda m: m[0] if m[0].startswith("conifer.") else name, text)
             made[path.name.replace(old, name)] = text
     return made
-
-
