@@ -1,7 +1,7 @@
 """Times a kernel against ggml's own operator on the same numbers: one backend, the same threads, turn by turn.
 
-Both sides are nodes of a ggml graph, `COPIES` of them with a carry each, so that what starting a graph costs does not
-drown one token and a carry is not always in the cache. The outputs are compared before anything is timed.
+Both sides are nodes of a ggml graph. For few tokens there are `MOST_COPIES` of them, each with its own carry, so that what
+starting a graph costs does not drown one token, and a carry is not always in the cache. The outputs are compared before anything is timed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..native_api.memory import Region
 from ..ops import Contract
 
 Float32 = NDArray[np.float32]
-COPIES = 8
+MOST_COPIES, FEW = 8, 64  # FEW: tokens up to which a graph holds copies
 AGREEMENT = (
     1e-3  # ggml's gated_delta_net and ssm_scan sum in another order, the latter with approximate exponentials
 )
@@ -75,7 +75,8 @@ def time_kernel(
     Raises KernelFailed where the kernel refuses the shape or disagrees with ggml.
     """
     numbers = _NUMBERS[shape.op](n_tokens, shape)
-    with _Backend(n_threads) as backend:
+    copies = MOST_COPIES if n_tokens <= FEW else 1
+    with _Backend(n_threads, copies) as backend:
         ours, theirs = _Ours(backend, contract, kernel, numbers), _Theirs(backend, shape.op, numbers)
         backend.allocate()
         ours.bind()
@@ -88,7 +89,7 @@ def time_kernel(
                 kernel.plugin, kernel.op, "CK_OK", f"differs from ggml's operator by {difference:.1e}"
             )
         mine, its = _turn_by_turn(ours.run, theirs.run, seconds)
-    per_token = 1e6 / (COPIES * n_tokens)
+    per_token = 1e6 / (copies * n_tokens)
     ratios = sorted(b / a for a, b in zip(mine, its, strict=True))
     us, work = statistics.median(mine) * per_token, _work(shape)
     return Timing(
@@ -214,9 +215,9 @@ OPS = tuple(_NUMBERS)
 class _Backend:
     """A CPU backend with graphs whose tensors live in one buffer."""
 
-    def __init__(self, n_threads: int) -> None:
+    def __init__(self, n_threads: int, copies: int = 1) -> None:
         self.lib = ggml.library()
-        self.n_threads = n_threads
+        self.n_threads, self.copies = n_threads, copies
         self.context = ggml.new_context(256, 256)
         self.backend = self.lib.ggml_backend_cpu_init()
         self.lib.ggml_backend_cpu_set_n_threads(self.backend, n_threads)
@@ -265,8 +266,8 @@ class _Ours:
         self._kernel, self._contract = kernel, contract
         self._failure = host.ffi.new("int32_t[2]")
         size = int(np.prod(numbers.state))
-        self._carry = Region(4 * size * COPIES)
-        self.calls = [self._call(self._carry.address + 4 * size * i) for i in range(COPIES)]
+        self._carry = Region(4 * size * backend.copies)
+        self.calls = [self._call(self._carry.address + 4 * size * i) for i in range(backend.copies)]
         need = kernel.plan(self.calls[0], backend.n_threads)
         self._scratch, self._packed = Region(need.scratch_bytes), Region(need.packed_bytes)
         if need.packed_bytes:
@@ -339,7 +340,7 @@ class _Theirs:
         self.backend, self.numbers = backend, numbers
         self._filled: list[tuple[Any, NDArray[Any]]] = []
         build = getattr(self, op.removeprefix("conifer.").removesuffix("/1"))
-        self.outputs = [build() for _ in range(COPIES)]
+        self.outputs = [build() for _ in range(backend.copies)]
         self._graph = backend.graph(self.outputs)
 
     def _given(self, values: NDArray[Any], dtype: str = "f32") -> Any:
