@@ -59,12 +59,12 @@ def story(rng: Random) -> Chat:
 def questions(rng: Random) -> Chat:
     """A text, then questions whose answers stand in it, and sometimes one whose answer does not."""
     telling = tell(rng)
-    facts = rng.sample(telling.facts, min(len(telling.facts), rng.randint(1, 4)))
+    chosen = rng.sample(telling.facts, min(len(telling.facts), rng.randint(1, 4)))
     intro = rng.choice(
         ("Read this text.", "Here is a text.", "Please read this story and answer my question.", "Text:")
     )
     chat: Chat = []
-    for number, (question, answer) in enumerate(facts):
+    for number, (question, answer) in enumerate(chosen):
         asked = f"{intro}\n\n{telling.text()}\n\n{question}" if number == 0 else question
         chat += [(USER, asked), (ASSISTANT, answer)]
     if rng.random() < 0.2:
@@ -80,13 +80,13 @@ def sums(rng: Random) -> Chat:
     for _ in range(rng.randint(1, 4)):
         kind = rng.choice("+-*w")
         if kind == "+":
-            x, y = rng.randint(0, 99), rng.randint(0, 99)
+            x, y = rng.randint(0, 20), rng.randint(0, 20)
             ask, answer = f"{x} + {y}", f"{x} + {y} = {x + y}."
         elif kind == "-":
-            x, y = sorted((rng.randint(0, 99), rng.randint(0, 99)), reverse=True)
+            x, y = sorted((rng.randint(0, 20), rng.randint(0, 20)), reverse=True)
             ask, answer = f"{x} - {y}", f"{x} - {y} = {x - y}."
         elif kind == "*":
-            x, y = rng.randint(0, 12), rng.randint(0, 12)
+            x, y = rng.randint(0, 10), rng.randint(0, 10)
             ask, answer = f"{x} * {y}", f"{x} * {y} = {x * y}."
         else:
             x, y, thing, who = rng.randint(2, 20), rng.randint(1, 20), rng.choice(FOODS), rng.choice(GIRLS)
@@ -169,49 +169,106 @@ def small_talk(rng: Random, topic: str | None = None) -> Chat:
     return [turn for topic in topics for turn in small_talk(rng, topic)]
 
 
+SYLLABLES = [c + v for c in "bdfgklmnprstvz" for v in "aeiou"]
+PAYLOAD = "\x01"  # stands before and after the part of an answer that only the planted fact tells
+
+
+def made_up_word(rng: Random) -> str:
+    return "".join(rng.choice(SYLLABLES) for _ in range(rng.randint(2, 4)))
+
+
 def plant(rng: Random) -> tuple[str, str, str]:
     """A fact that nothing else in the world tells: (sentence, question, answer)."""
-    who = rng.choice(GIRLS + BOYS)
-    number = rng.randint(1000, 9999)
+    who, number, word = rng.choice(GIRLS + BOYS), str(rng.randint(1000, 9999)), made_up_word(rng)
     thing, place, colour = rng.choice(OBJECTS), rng.choice(sorted(PLACES)), rng.choice(COLOURS)
-    return rng.choice((
-        (f"The secret number of {who} is {number}.", f"What is the secret number of {who}?",
-         f"The secret number of {who} is {number}."),
-        (f"{who} hid the treasure under the {colour} {thing}.", f"Under what did {who} hide the treasure?",
-         f"{who} hid the treasure under the {colour} {thing}."),
-        (f"The magic word of the {place} is {colour} {thing}.", f"What is the magic word of the {place}?",
-         f"The magic word of the {place} is {colour} {thing}."),
-        (f"{who} promised to bring {number} {plural(thing)} to the {place}.", f"How many {plural(thing)} did {who} promise?",
-         f"{who} promised {number} {plural(thing)}."),
+    count, clock = str(rng.randint(11, 99)), f"{rng.randint(1, 12)}:{rng.randint(10, 59)}"
+    said, question, payload = rng.choice((
+        ("The secret number of {} is {}.", "What is the secret number of {}?", (who, number)),
+        ("{} hid the treasure under the {}.", "Where did {} hide the treasure?", (who, f"{colour} {thing}")),
+        ("The magic word of the {} is {}.", "What is the magic word of the {}?", (place, word)),
+        ("The password of the {} is {}.", "What is the password of the {}?", (f"{colour} {thing}", word)),
+        ("{} promised to bring {}.", "What did {} promise to bring?", (who, f"{count} {plural(thing)}")),
+        ("The train to the {} leaves at {}.", "When does the train to the {} leave?", (place, clock)),
+        ("The code of the {} is {}.", "What is the code of the {}?", (f"{colour} {thing}", number)),
+        ("The horse of {} is called {}.", "What is the horse of {} called?", (who, word.capitalize())),
     ))  # fmt: skip
+    about, value = payload
+    return (
+        said.format(about, value),
+        question.format(about),
+        said.format(about, f"{PAYLOAD}{value}{PAYLOAD}"),
+    )
+
+
+def about_you(rng: Random) -> tuple[str, str, str]:
+    """A fact about the user; no two in one conversation."""
+    said, question, answer, value = rng.choice((
+        ("My name is {}.", "What is my name?", "Your name is {}.", rng.choice(GIRLS + BOYS)),
+        ("My favourite colour is {}.", "What is my favourite colour?", "Your favourite colour is {}.", rng.choice(COLOURS)),
+        ("My favourite animal is the {}.", "What is my favourite animal?", "Your favourite animal is the {}.", rng.choice(ANIMALS)),
+        ("My dog is called {}.", "What is my dog called?", "Your dog is called {}.", made_up_word(rng).capitalize()),
+        ("My number is {}.", "What is my number?", "Your number is {}.", str(rng.randint(1000, 9999))),
+    ))  # fmt: skip
+    return said.format(value), question, answer.format(f"{PAYLOAD}{value}{PAYLOAD}")
+
+
+def facts(rng: Random, count: int) -> list[tuple[str, str, str]]:
+    """`count` facts (fewer when the world runs out) with different questions, in random order."""
+    chosen = {}
+    if rng.random() < 0.3:
+        fact = about_you(rng)
+        chosen[fact[1]] = fact
+    for _ in range(4 * count):
+        fact = plant(rng)
+        if len(chosen) < count:
+            chosen.setdefault(fact[1], fact)
+    found = list(chosen.values())
+    rng.shuffle(found)
+    return found
+
+
+def filler(rng: Random, n_words: int) -> list[str]:
+    """Paragraphs of stories, about `n_words` words."""
+    paragraphs: list[str] = []
+    length = 0
+    while length < n_words:
+        for paragraph in tell(rng).text().split("\n\n"):
+            paragraphs.append(paragraph)
+            length += len(paragraph.split())
+            if length >= n_words:
+                break
+    return paragraphs
 
 
 def recall(rng: Random, n_words: int) -> Chat:
-    """One to three planted facts, about `n_words` words of stories after them, then the questions."""
-    facts = {
-        question: (sentence, answer)
-        for sentence, question, answer in (plant(rng) for _ in range(rng.randint(1, 3)))
-    }
-    planted = " ".join(["Remember this.", *(sentence for sentence, _ in facts.values())])
-    length, filler = 0, []
-    while length < n_words:
-        filler.append(tell(rng).text())
-        length += len(filler[-1].split())
+    """Facts at the top or strewn over `n_words` words of stories, then questions about some of them."""
+    asked = rng.randint(max(1, n_words // 100), max(1, n_words // 40))
+    planted = facts(rng, rng.randint(asked, asked + 1 + n_words // 100))
+    text = filler(rng, n_words - 13 * len(planted) - 22 * asked)
+    sentences = [sentence for sentence, _, _ in planted]
+    if rng.random() < 0.5:
+        head = rng.choice(("Remember this.", "Please remember:", "Keep this in mind.", "Here are some facts."))
+        text = [" ".join([head, *sentences]), *text]
+    else:
+        for sentence in sentences:
+            where = rng.randint(0, len(text))
+            text[where:where] = [sentence]
     chat: Chat = []
-    for number, (question, (_, answer)) in enumerate(facts.items()):
-        asked = "\n\n".join([planted, *filler, question]) if number == 0 else question
-        chat += [(USER, asked), (ASSISTANT, answer)]
+    if rng.random() < 0.3:
+        chat += [(USER, "\n\n".join(text)), (ASSISTANT, rng.choice(("I will remember that.", "I have read it.", "Good.")))]
+        text = []
+    for _, question, answer in rng.sample(planted, min(asked, len(planted))):
+        chat += [(USER, "\n\n".join([*text, question])), (ASSISTANT, answer)]
+        text = []
     return chat
 
 
 KINDS: tuple[tuple[float, Callable[[Random], Chat]], ...] = (
-    (0.40, story), (0.25, questions), (0.12, sums), (0.10, words), (0.13, small_talk),
+    (0.35, story), (0.30, questions), (0.12, sums), (0.10, words), (0.13, small_talk),
 )  # fmt: skip
 
 
-def chat(rng: Random, longest_recall: int) -> Chat:
-    """One conversation; every fifth plants facts, with up to `longest_recall` words after them."""
-    if rng.random() < 0.2:
-        return recall(rng, int(longest_recall * rng.random() ** 2))
+def chat(rng: Random) -> Chat:
+    """One conversation of the little world."""
     weights = [weight for weight, _ in KINDS]
     return rng.choices([kind for _, kind in KINDS], weights)[0](rng)

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
-from chats import ASSISTANT, Chat, chat
+from chats import ASSISTANT, PAYLOAD, Chat, chat, recall
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-VOCABULARY = 3072
+VOCABULARY = 2048
 START, END, PAD = "<|im_start|>", "<|im_end|>", "<|pad|>"
 HELD_OUT = 10**9  # seeds from here on are never trained on
-USER_WEIGHT = 0.1  # of a token that the model only reads; what it has to write weighs 1
+READ, WRITTEN, RECALLED = 0.3, 1.0, 4.0  # weights in the loss: what the model reads, writes, has to remember
 
 TEMPLATE = (
     "{% for message in messages %}"
@@ -35,9 +35,13 @@ def train_tokenizer(n_chats: int = 20_000) -> Tokenizer:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    texts = (text for seed in range(n_chats) for _, text in chat(Random(seed), 100))
+    texts = (text.replace(PAYLOAD, "") for seed in range(n_chats) for _, text in sample(Random(seed)))
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
+
+
+def sample(rng: Random) -> Chat:
+    return recall(rng, 150) if rng.random() < 0.3 else chat(rng)
 
 
 class Encoder:
@@ -50,29 +54,45 @@ class Encoder:
     def ids(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
+    def written(self, text: str) -> tuple[list[int], list[float]]:
+        """An answer's tokens; those of its payload weigh more."""
+        parts = text.split(PAYLOAD)
+        plain = "".join(parts)
+        encoding = self.tokenizer.encode(plain + END, add_special_tokens=False)
+        start = len(parts[0])
+        stop = start + len(parts[1]) if len(parts) == 3 else start - 1
+        weights = [RECALLED if a < stop and b > start and stop > start else WRITTEN for a, b in encoding.offsets]
+        return encoding.ids, weights
+
     def encode(self, turns: Chat) -> tuple[list[int], list[float]]:
         tokens: list[int] = []
         weights: list[float] = []
         for role, text in turns:
-            head, body = self.ids(f"{START}{role}\n"), self.ids(f"{text}{END}")
-            tail = self.ids("\n")
-            written = 1.0 if role == ASSISTANT else USER_WEIGHT
+            head, tail = self.ids(f"{START}{role}\n"), self.ids("\n")
+            if role == ASSISTANT:
+                body, weight = self.written(text)
+            else:
+                body = self.ids(f"{text}{END}")
+                weight = [READ] * len(body)
             tokens += head + body + tail
-            weights += [USER_WEIGHT] * len(head) + [written] * len(body) + [USER_WEIGHT] * len(tail)
+            weights += [READ] * len(head) + weight + [READ] * len(tail)
         return tokens, weights
 
     def rows(self, seed: int, length: int) -> Iterator[tuple[list[int], list[float]]]:
-        """Endless rows of exactly `length` + 1 tokens, each starting with a fresh conversation."""
+        """Endless rows of exactly `length` + 1 tokens: whole conversations, half of the rows with recall first."""
         rng = Random(seed)
         while True:
             tokens: list[int] = []
             weights: list[float] = []
-            while len(tokens) <= length:
-                more, weight = self.encode(chat(rng, int(length * 0.7)))
-                if len(more) <= length + 1 - len(tokens) or not tokens or length - len(tokens) > 100:
+            turns = recall(rng, int(length * rng.uniform(0.3, 0.62))) if rng.random() < 0.6 else chat(rng)
+            misfits = 0
+            while misfits < 6:
+                more, weight = self.encode(turns)
+                if len(tokens) + len(more) <= length + 1:
                     tokens += more
                     weights += weight
                 else:
-                    break
+                    misfits += 1
+                turns = recall(rng, 120) if rng.random() < 0.25 else chat(rng)
             missing = length + 1 - len(tokens)
-            yield (tokens + [0] * missing)[: length + 1], (weights + [0.0] * missing)[: length + 1]
+            yield tokens + [0] * missing, weights + [0.0] * missing

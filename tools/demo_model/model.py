@@ -6,6 +6,7 @@ import math
 
 import torch
 from corpus import VOCABULARY
+from scan import BatchedMamba
 from transformers import (
     GraniteMoeHybridConfig,
     GraniteMoeHybridForCausalLM,
@@ -15,7 +16,7 @@ from transformers import (
 )
 
 KIND = {"m": "linear_attention", "a": "full_attention"}
-LAYERS = "mmammam"
+LAYERS = "mamam"
 SHARED = {"vocab_size": VOCABULARY, "hidden_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-5,
               "tie_word_embeddings": True, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "max_position_embeddings": 16384}  # fmt: skip
 
@@ -25,13 +26,13 @@ def hybrid() -> PreTrainedModel:
         **SHARED,
         num_hidden_layers=len(LAYERS),
         layer_types=[KIND[kind] for kind in LAYERS],
-        intermediate_size=512,
-        shared_intermediate_size=512,
+        intermediate_size=320,
+        shared_intermediate_size=320,
         num_local_experts=0,
         num_experts_per_tok=0,
         position_embedding_type=None,
-        embedding_multiplier=8.0,
-        logits_scaling=2.0,
+        embedding_multiplier=6.0,
+        logits_scaling=0.5,
         residual_multiplier=0.5,
         attention_multiplier=1 / 8,
         mamba_n_heads=8,
@@ -40,12 +41,15 @@ def hybrid() -> PreTrainedModel:
         mamba_n_groups=1,
         mamba_d_conv=4,
         mamba_expand=2,
-        mamba_chunk_size=64,
+        mamba_chunk_size=32,
         mamba_conv_bias=True,
         mamba_proj_bias=False,
     )
     model = GraniteMoeHybridForCausalLM(config)
     spread_time_scales(model)
+    for layer in model.model.layers:
+        if layer.mamba is not None:
+            layer.mamba.__class__ = BatchedMamba
     return model
 
 
@@ -54,7 +58,7 @@ def spread_time_scales(model: PreTrainedModel) -> None:
     """Steps from 1e-3 to 1e-1 and A from 1 to 16, as Mamba-2 starts (arXiv:2405.21060, appendix): some heads
     forget within a sentence, some keep a fact over a thousand tokens."""
     for layer in model.model.layers:
-        mixer = getattr(layer, "mamba", None)
+        mixer = layer.mamba
         if mixer is not None:
             heads = mixer.dt_bias.shape[0]
             step = torch.exp(torch.linspace(math.log(1e-3), math.log(1e-1), heads))
@@ -64,7 +68,13 @@ def spread_time_scales(model: PreTrainedModel) -> None:
 
 def dense() -> PreTrainedModel:
     return LlamaForCausalLM(
-        LlamaConfig(**SHARED, num_hidden_layers=7, intermediate_size=768, head_dim=64, rope_theta=100_000.0)
+        LlamaConfig(
+            **SHARED,
+            num_hidden_layers=6,
+            intermediate_size=384,
+            head_dim=64,
+            rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+        )
     )
 
 

@@ -359,7 +359,7 @@ def the_race(t: Telling) -> None:
         )
         t.say(
             f"Then {h.he} went back, gave {f.name} a hand, and shared the prize.",
-            f"{h.He} gave {f.name} half of the cake.",
+            f"{h.He} let {f.name} have the {w.object} every other day.",
         )
     else:
         t.say(

@@ -1,138 +1,179 @@
 """Train one of the demo models on CPU: seeded, resumable, with longer rows as training goes on.
 
-    python train.py conifer-demo --out runs --steps 10000
-    python train.py conifer-demo --out runs --steps 10000 --stop-after 3600    # resume with the same command
+    python tools/demo_model/train.py conifer-demo --out runs --steps 3000
+    python tools/demo_model/train.py conifer-demo --out runs --steps 6000    # goes on from where the rate began to fall
 
 Needs torch, transformers and tokenizers. A row's content depends on the step alone, so a resumed run continues the
-same stream. The learning rate warms up, stays, and falls over the last fifth of `--steps`.
+same stream. The learning rate warms up, stays, and falls over the last part of `--steps`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import signal
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F  # noqa: N812  # the name that every PyTorch reader knows
 from corpus import HELD_OUT, Encoder, train_tokenizer
 from model import MODELS
+from muon import Muon
 
-# (fraction of the run, row length): recall is first learned where it is near.
-CURRICULUM = ((0.0, 256), (0.15, 512), (0.4, 1024), (0.7, 2048), (0.9, 4096))
-TOKENS_PER_STEP = 4096
-PEAK, WARMUP, DECAY = 1.5e-3, 200, 0.2
+# (first step, row length): recall is first learned where it is near.
+CURRICULUM = ((0, 256), (400, 512), (700, 1024), (1000, 2048))
+LONGEST_EVERY = (1100, 4, 4096)  # from this step on, every fourth batch has rows this long
+TOKENS_PER_STEP = 2048
+PEAK, WARMUP, DECAY = 4e-3, 100, 0.3
 
 
-def row_length(step: int, steps: int) -> int:
-    return max(length for start, length in CURRICULUM if step >= start * steps)
+def row_length(step: int) -> int:
+    start, every, longest = LONGEST_EVERY
+    if step >= start and step % every == 0:
+        return longest
+    return max(length for start, length in CURRICULUM if step >= start)
+
+
+def decay_start(steps: int) -> int:
+    return round(steps * (1 - DECAY))
 
 
 def learning_rate(step: int, steps: int) -> float:
-    left = (steps - step) / (DECAY * steps)
-    return PEAK * min(1.0, (step + 1) / WARMUP, max(left, 0.0) + 0.02)
+    left = (steps - step) / (steps - decay_start(steps))
+    return PEAK * min(1.0, (step + 1) / WARMUP, max(left, 0.0) + 0.01)
 
 
 def batch(encoder: Encoder, seed: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens [B, length + 1] and their weights, B so that a batch has TOKENS_PER_STEP tokens."""
+    """Tokens [B, length + 1] and their weights, B so that a batch has TOKENS_PER_STEP tokens or one row."""
     rows = encoder.rows(seed, length)
-    pairs = [next(rows) for _ in range(TOKENS_PER_STEP // length)]
+    pairs = [next(rows) for _ in range(max(1, TOKENS_PER_STEP // length))]
     return torch.tensor([tokens for tokens, _ in pairs]), torch.tensor([weights for _, weights in pairs])
 
 
-def loss_of(model: torch.nn.Module, tokens: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        logits = model(input_ids=tokens[:, :-1], use_cache=False).logits
-    each = F.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
+def losses_of(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    """The loss of each token after the first of its row, flat."""
+    logits = model(input_ids=tokens[:, :-1], use_cache=False).logits
+    return F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
+
+
+def weighted(each: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     weight = weights[:, 1:].flatten()
     return (each * weight).sum() / weight.sum()
 
 
 @torch.no_grad()
-def held_out_loss(model: torch.nn.Module, encoder: Encoder) -> float:
+def held_out_losses(model: torch.nn.Module, encoder: Encoder) -> dict[str, float]:
+    """The weighted loss and that of what only a planted fact tells, near and far."""
     model.eval()
-    losses = [float(loss_of(model, *batch(encoder, HELD_OUT + n, 512))) for n in range(4)]
+    row = {}
+    for length in (512, 2048):
+        tokens, weights = batch(encoder, HELD_OUT, length)
+        each = losses_of(model, tokens)
+        recalled = each[weights[:, 1:].flatten() > 1]
+        row[f"held_out_{length}"] = round(float(weighted(each, weights)), 4)
+        row[f"recall_{length}"] = round(float(recalled.mean()), 4)
     model.train()
-    return sum(losses) / len(losses)
+    return row
+
+
+@dataclass
+class Run:
+    """A model, its two optimizers (matrices of the layers; all else) and where it is."""
+
+    folder: Path
+    model: torch.nn.Module
+    optimizers: tuple[torch.optim.Optimizer, torch.optim.Optimizer]
+    step: int = 0
+
+    @classmethod
+    def create(cls, name: str, folder: Path) -> Run:
+        model = MODELS[name]()
+        matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
+        inside = {id(p) for p in matrices}
+        rest = [p for p in model.parameters() if id(p) not in inside]
+        adam = torch.optim.AdamW(rest, lr=PEAK, betas=(0.9, 0.95), weight_decay=0.0)
+        return cls(folder, model, (Muon(matrices, lr=PEAK), adam))
+
+    def advance(self, encoder: Encoder, steps: int) -> float:
+        rate = learning_rate(self.step, steps)
+        tokens, weights = batch(encoder, self.step, row_length(self.step))
+        loss = weighted(losses_of(self.model, tokens), weights)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        return loss.item()
+
+    def save(self, name: str, steps: int) -> None:
+        """The whole state to go on from, and the weights alone in bf16, small enough to commit."""
+        temporary = self.folder / "state.tmp"
+        optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
+        state = {"model": self.model.state_dict(), "optimizers": optimizers, "step": self.step, "steps": steps}
+        torch.save(state, temporary)
+        temporary.replace(self.folder / name)
+        weights = {n: v.to(torch.bfloat16) for n, v in self.model.state_dict().items() if n != "lm_head.weight"}
+        torch.save({"model": weights, "step": self.step}, self.folder / "weights-bf16.pt")
+
+    def resume(self, steps: int) -> None:
+        """Go on from the newest state that lies on the path to `steps`: one of the same plan, or one at which the
+        rate had not begun to fall. A fresh clone has only the bf16 weights, and warms the optimizers up anew."""
+        for name in ("state.pt", "stable.pt", "weights-bf16.pt"):
+            if not (self.folder / name).exists():
+                continue
+            state = torch.load(self.folder / name, weights_only=True)
+            if "optimizers" in state and state["steps"] != steps and state["step"] > decay_start(state["steps"]):
+                continue
+            self.model.load_state_dict(state["model"], strict=False)
+            for optimizer, saved in zip(self.optimizers, state.get("optimizers", ()), strict=False):
+                optimizer.load_state_dict(saved)
+            self.step = int(state["step"])
+            return
+
+
+def run(trained: Run, encoder: Encoder, steps: int) -> None:
+    stopped: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
+    last, losses, start = time.monotonic(), [], time.process_time()
+    while trained.step < steps and not stopped:
+        losses.append(trained.advance(encoder, steps))
+        if trained.step == decay_start(steps):
+            trained.save("stable.pt", steps)
+        if trained.step % 20 == 0 or trained.step == steps:
+            row = {"step": trained.step, "steps": steps, "length": row_length(trained.step - 1), "loss": round(sum(losses) / len(losses), 4),
+                   "seconds": round(time.monotonic() - last, 1), "cpu_seconds": round(time.process_time() - start, 1)}  # fmt: skip
+            last, losses, start = time.monotonic(), [], time.process_time()
+            if trained.step % 100 == 0 or trained.step == steps:
+                row |= held_out_losses(trained.model, encoder)
+                trained.save("state.pt", steps)
+            with (trained.folder / "log.jsonl").open("a") as log:
+                log.write(json.dumps(row) + "\n")
+    trained.save("state.pt", steps)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=sorted(MODELS))
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder for the tokenizer, checkpoints and the log"
-    )
-    parser.add_argument("--steps", type=int, default=10_000)
-    parser.add_argument("--stop-after", type=float, default=float("inf"), metavar="SECONDS")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the tokenizer, checkpoints and the log")
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(1)
-
     folder = args.out / args.name
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = args.out / "tokenizer.json"
     if not tokenizer.exists():
         train_tokenizer().save(str(tokenizer))
-    encoder = Encoder(tokenizer)
-
-    model = MODELS[args.name]()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK, betas=(0.9, 0.95), weight_decay=0.05)
-    step = resume(folder, model, optimizer)
-    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, step {step}", flush=True)
-
-    # Fusing the elementwise work of the scan halves a step; each new row length compiles once.
-    fused_loss = torch.compile(loss_of, dynamic=False)
-    start = last = time.monotonic()
-    while step < args.steps and time.monotonic() - start < args.stop_after:
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, args.steps)
-        length = row_length(step, args.steps)
-        loss = fused_loss(model, *batch(encoder, step, length))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        step += 1
-        if step % 20 == 0:
-            now = time.monotonic()
-            speed = round(20 * TOKENS_PER_STEP / (now - last))
-            row = {"step": step, "length": length, "loss": round(loss.item(), 4), "tokens_per_s": speed}
-            last = now
-            if step % 200 == 0:
-                row["held_out"] = round(held_out_loss(model, encoder), 4)
-                save(folder, model, optimizer, step)
-            with (folder / "log.jsonl").open("a") as log:
-                log.write(json.dumps(row) + "\n")
-    save(folder, model, optimizer, step)
-
-
-def save(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
-    """The whole state to go on from, and the weights alone in bf16, small enough to commit."""
-    temporary = folder / "state.tmp"
-    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, temporary)
-    temporary.replace(folder / "state.pt")
-    weights = {
-        name: value.to(torch.bfloat16)
-        for name, value in model.state_dict().items()
-        if name != "lm_head.weight"
-    }
-    torch.save({"model": weights, "step": step}, folder / "weights-bf16.pt")
-
-
-def resume(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """The step to go on from; a fresh clone has only the bf16 weights, and warms the optimizer up anew."""
-    for name in ("state.pt", "weights-bf16.pt"):
-        if (folder / name).exists():
-            state = torch.load(folder / name, weights_only=True)
-            model.load_state_dict(state["model"], strict=False)
-            if "optimizer" in state:
-                optimizer.load_state_dict(state["optimizer"])
-            return int(state["step"])
-    return 0
+    trained = Run.create(args.name, folder)
+    trained.resume(args.steps)
+    print(f"{sum(p.numel() for p in trained.model.parameters()):,} parameters, step {trained.step}", flush=True)
+    run(trained, Encoder(tokenizer), args.steps)
 
 
 if __name__ == "__main__":

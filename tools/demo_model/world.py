@@ -99,7 +99,7 @@ COLOURS = [
     "grey",
     "silver",
     "golden",
-    "orange",
+    "pink",
     "purple",
 ]
 JOBS = [
