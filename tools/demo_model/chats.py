@@ -12,7 +12,15 @@ from stories import tell
 from world import ANIMALS, BOYS, COLOURS, FOODS, GIRLS, OBJECTS, PLACES, a
 
 Chat = list[tuple[str, str]]
-USER, ASSISTANT = "user", "assistant"
+SYSTEM, USER, ASSISTANT = "system", "user", "assistant"
+START, END, PAD = "<|im_start|>", "<|im_end|>", "<|pad|>"
+HELD_OUT = 10**9  # seeds from here on are never trained on
+TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
 
 OPPOSITES = {
     "big": "small", "hot": "cold", "day": "night", "up": "down", "wet": "dry", "fast": "slow", "old": "new", "full": "empty", "loud": "quiet",
@@ -254,7 +262,11 @@ def recall(rng: Random, n_words: int) -> Chat:
             where = rng.randint(0, len(text))
             text[where:where] = [sentence]
     chat: Chat = []
-    if rng.random() < 0.3:
+    where = rng.random()
+    if where < 0.15:
+        chat += [(SYSTEM, "\n\n".join(text))]
+        text = []
+    elif where < 0.4:
         chat += [(USER, "\n\n".join(text)), (ASSISTANT, rng.choice(("I will remember that.", "I have read it.", "Good.")))]
         text = []
     for _, question, answer in rng.sample(planted, min(asked, len(planted))):

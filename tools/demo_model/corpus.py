@@ -6,21 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
-from chats import ASSISTANT, PAYLOAD, Chat, chat, recall
+from chats import ASSISTANT, END, PAD, PAYLOAD, START, Chat, chat, recall
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 VOCABULARY = 2048
-START, END, PAD = "<|im_start|>", "<|im_end|>", "<|pad|>"
-HELD_OUT = 10**9  # seeds from here on are never trained on
 READ, WRITTEN, RECALLED = 0.3, 1.0, 4.0  # weights in the loss: what the model reads, writes, has to remember
-
-TEMPLATE = (
-    "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-
 
 def train_tokenizer(n_chats: int = 20_000) -> Tokenizer:
     """Byte-level BPE; digits stand alone, so that sums are seen digit by digit."""

@@ -18,15 +18,16 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F  # noqa: N812  # the name that every PyTorch reader knows
-from corpus import HELD_OUT, Encoder, train_tokenizer
+from chats import HELD_OUT
+from corpus import Encoder, train_tokenizer
 from model import MODELS
 from muon import Muon
 
 # (first step, row length): recall is first learned where it is near.
-CURRICULUM = ((0, 256), (400, 512), (700, 1024), (1000, 2048))
-LONGEST_EVERY = (1100, 4, 4096)  # from this step on, every fourth batch has rows this long
+CURRICULUM = ((0, 256), (300, 512), (550, 1024), (800, 2048))
+LONGEST_EVERY = (900, 4, 4096)  # from this step on, every fourth batch has rows this long
 TOKENS_PER_STEP = 2048
-PEAK, WARMUP, DECAY = 4e-3, 100, 0.3
+PEAK, WARMUP, DECAY = 4e-3, 60, 0.3
 
 
 def row_length(step: int) -> int:
