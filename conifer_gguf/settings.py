@@ -44,6 +44,11 @@ def models_dir() -> Path:
     return home() / "models"
 
 
+def packaged_models_dir() -> Path:
+    """The small models that come with the package."""
+    return Path(__file__).parent / "models"
+
+
 def plugins_dir() -> Path:
     return home() / "plugins"
 

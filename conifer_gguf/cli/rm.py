@@ -21,7 +21,7 @@ def command(names: tuple[str, ...], as_json: bool) -> None:
       conifer-gguf rm granite-4.0-h-1b:Q8_0
     """
     for name in names:
-        library.find(name)
+        library.removable(name)
     removed = [library.remove(name) for name in names]
     if as_json:
         render.as_json([library.as_row(m) for m in removed])

@@ -12,7 +12,8 @@ import click
 
 from ..engine import memory
 from ..errors import BadRequest, ConiferError, ModelNotOnDisk
-from ..service import chat
+from ..gguf import read_header
+from ..service import chat, status
 from ..service.residency import EngineOptions, Residency
 from ..settings import format_bytes
 from ..store import download, library
@@ -25,7 +26,7 @@ from ._progress import TerminalProgress
 
 
 @click.command("run", short_help="Answer a prompt, or chat in the terminal.")
-@click.argument("name", metavar="NAME[:QUANT] | FILE")
+@click.argument("name", metavar="[NAME[:QUANT] | FILE]", required=False)
 @click.argument("prompt", required=False)
 @click.option("--system", metavar="TEXT", help="What the model is told before the conversation.")
 @click.option("--max-tokens", type=click.IntRange(1), metavar="N", help="Default: the rest of the window.")
@@ -35,7 +36,7 @@ from ._progress import TerminalProgress
 @_options.add(_options.SAMPLING)
 @_options.add(_options.ENGINE)
 def command(
-    name: str,
+    name: str | None,
     prompt: str | None,
     system: str | None,
     max_tokens: int | None,
@@ -48,15 +49,18 @@ def command(
 ) -> int:
     """Answer PROMPT, or what stands on stdin, or chat when there is neither. A model that is not here is pulled first.
 
+    Without a name, a terminal offers the models that are here; two small ones come with this program.
+
     Ctrl-C stops an answer; at the prompt, Ctrl-D leaves.
 
     \b
     Examples:
-      conifer-gguf run smollm2-135m
+      conifer-gguf run
+      conifer-gguf run conifer-demo "Tell me a story."
       conifer-gguf run smollm2-135m "Why is the sky blue?"
       cat notes.txt | conifer-gguf run lfm2.5-1.2b --system "Summarise in three sentences."
     """
-    model = find_or_pull(name, pull_first)
+    model = find_or_pull(name, pull_first) if name is not None else choose_model(runtime)
     runtime = pass_gate(model, runtime)
     residency = Residency(EngineOptions(runtime, ctx, threads, cache_type))
     talk = Talk(residency, model, sampling_for(model, sampling), max_tokens, system)
@@ -68,6 +72,19 @@ def command(
         return talk.chat()
     finally:
         residency.close()
+
+
+def choose_model(runtime: str) -> library.LocalModel:
+    """Ask which of the models that are here, with what each of them needs. Raises BadRequest without a terminal."""
+    here = library.models()
+    if not sys.stdin.isatty() or not here:
+        names = ", ".join(m.base_name for m in here) or "none"
+        raise BadRequest(f"no model was named; here: {names}", "name", "conifer-gguf run conifer-demo-dense")
+    for number, model in enumerate(here, 1):
+        state = status.of_file(read_header(model.path), runtime)
+        render.notice(f"  {number}  {model.name:<32} {format_bytes(model.size):>8}  {state.words}")
+    number = click.prompt("Which one?", type=click.IntRange(1, len(here)), default=1, err=True)
+    return here[number - 1]
 
 
 def find_or_pull(name: str, pull_first: bool) -> library.LocalModel:

@@ -175,7 +175,7 @@ def banner(served: library.LocalModel | None, options: EngineOptions) -> None:
             "  conifer-gguf plugins register NAME… makes gated models answer; nothing needs a restart"
         )
     if not names:
-        render.notice("  no models yet; conifer-gguf pull smollm2-135m, then reload the page")
+        render.notice("  no models; conifer-gguf pull smollm2-135m, then reload the page")
     if served is not None:
         render.notice(plan_line(served, options))
 

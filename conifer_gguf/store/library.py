@@ -1,4 +1,4 @@
-"""What is on this machine: one folder a model under `models/`, with a manifest beside the file."""
+"""What is on this machine: one folder a model under `models/`, with a manifest beside the file, and what the package brings."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..errors import ModelNotOnDisk, UnknownModel
-from ..settings import models_dir
-from .catalog import Entry, catalog
+from ..errors import BadRequest, ModelNotOnDisk, UnknownModel
+from ..settings import models_dir, packaged_models_dir
+from .catalog import Entry, PackageSource, catalog
 
 MANIFEST = "manifest.json"
+PACKAGE = "package"  # the source of a model that is part of the installation
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,26 @@ class LocalModel:
 
 
 def models() -> list[LocalModel]:
-    """Everything that was pulled, sorted by name. A folder without a sound manifest is not a model."""
+    """Everything that was pulled, sorted by name, then what the package brings: the first is the one to offer."""
+    return [*pulled(), *packaged()]
+
+
+def pulled() -> list[LocalModel]:
+    """A folder without a sound manifest is not a model."""
     found = (_read(path) for path in sorted(models_dir().glob(f"*/{MANIFEST}")))
     return sorted((m for m in found if m is not None), key=lambda m: m.name)
+
+
+def packaged() -> list[LocalModel]:
+    """The models in this package, in the catalog's order."""
+    return [
+        LocalModel(
+            f"{e.name}:{s.quant}", packaged_models_dir() / s.file, s.size, s.quant, s.sha256, PACKAGE, e
+        )
+        for e in catalog().entries
+        for s in e.sources
+        if isinstance(s, PackageSource) and (packaged_models_dir() / s.file).is_file()
+    ]
 
 
 def folder_of(name: str, quant: str) -> Path:
@@ -89,11 +107,19 @@ def by_name(name: str) -> LocalModel:
     raise ModelNotOnDisk(f"{entry.name}:{source.quant}" if asked else entry.name, source.size)
 
 
-def remove(name: str) -> LocalModel:
-    """Delete a pulled model and its folder. Raises UnknownModel or ModelNotOnDisk."""
+def removable(name: str) -> LocalModel:
+    """A pulled model. Raises UnknownModel, ModelNotOnDisk, or BadRequest for what comes with the package."""
     model = find(name)
     if model.source == "file":
         raise UnknownModel(name)
+    if model.source == PACKAGE:
+        raise BadRequest(f"`{model.base_name}` is part of the package and goes with it", "name")
+    return model
+
+
+def remove(name: str) -> LocalModel:
+    """Delete a pulled model and its folder. Raises what `removable` raises."""
+    model = removable(name)
     shutil.rmtree(model.path.parent)
     return model
 

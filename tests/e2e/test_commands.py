@@ -22,7 +22,8 @@ def test_a_local_file_is_pulled_listed_inspected_run_and_removed(
     shutil.copy(TINY, file)
     pulled = json.loads(cli("pull", str(file), "--json").stdout)
     assert Path(pulled["path"]).is_relative_to(home)
-    (row,) = json.loads(cli("list", "--json").stdout)
+    row, *packaged = json.loads(cli("list", "--json").stdout)
+    assert all(m["source"] == "package" for m in packaged)
     assert (row["name"], row["size"]) == ("tiny:file", file.stat().st_size)
     facts = json.loads(cli("inspect", "tiny", "--json").stdout)
     assert facts["architecture"] == "lfm2"
@@ -33,7 +34,7 @@ def test_a_local_file_is_pulled_listed_inspected_run_and_removed(
     assert answer.stdout.strip()
     assert "tokens/s" in answer.stderr
     assert cli("rm", "tiny").returncode == 0
-    assert json.loads(cli("list", "--json").stdout) == []
+    assert json.loads(cli("list", "--json").stdout) == packaged
 
 
 def test_the_prompt_may_come_from_stdin(cli: Cli) -> None:
@@ -51,6 +52,7 @@ def test_the_prompt_may_come_from_stdin(cli: Cli) -> None:
         (("rm", "granite-4.0-h-1b"), 1, "not on this machine"),
         (("inspect", "nowhere.gguf"), 1, "nowhere.gguf"),
         (("sreve",), 2, "did you mean `serve`"),
+        (("run",), 2, "no model was named"),
         (("run", str(TINY), ""), 2, "the prompt is empty"),
         (("run", str(TINY), "x", "--temp", "-1"), 2, "`temperature` is -1"),
         (("run", str(TINY), "x", "--ctx", "99999999999"), 1, "--ctx "),

@@ -175,7 +175,7 @@ def test_wrong_bytes_are_kept_but_not_installed(hub: Hub, family: object) -> Non
         download.pull("pine-1b")
     assert (caught.value.actual, caught.value.expected) == (SHA256, "0" * 64)
     assert Path(caught.value.partial).read_bytes() == DATA
-    assert library.models() == []
+    assert library.pulled() == []
 
 
 def test_a_catalog_hash_binds_with_a_revision_and_warns_without(
@@ -249,7 +249,7 @@ def test_a_web_page_is_not_installed_as_a_model(hub: Hub) -> None:
     hub.data = b"<!DOCTYPE html><title>Sign in</title>"
     with pytest.raises(BadModelFile, match="HTML page"):
         download.pull(f"{hub.url}/{FILE}")
-    assert library.models() == []
+    assert library.pulled() == []
 
 
 @pytest.mark.real_model

@@ -255,7 +255,9 @@ def recall(rng: Random, n_words: int) -> Chat:
     text = filler(rng, n_words - 13 * len(planted) - 22 * asked)
     sentences = [sentence for sentence, _, _ in planted]
     if rng.random() < 0.5:
-        head = rng.choice(("Remember this.", "Please remember:", "Keep this in mind.", "Here are some facts."))
+        head = rng.choice(
+            ("Remember this.", "Please remember:", "Keep this in mind.", "Here are some facts.")
+        )
         text = [" ".join([head, *sentences]), *text]
     else:
         for sentence in sentences:
@@ -267,7 +269,10 @@ def recall(rng: Random, n_words: int) -> Chat:
         chat += [(SYSTEM, "\n\n".join(text))]
         text = []
     elif where < 0.4:
-        chat += [(USER, "\n\n".join(text)), (ASSISTANT, rng.choice(("I will remember that.", "I have read it.", "Good.")))]
+        chat += [
+            (USER, "\n\n".join(text)),
+            (ASSISTANT, rng.choice(("I will remember that.", "I have read it.", "Good."))),
+        ]
         text = []
     for _, question, answer in rng.sample(planted, min(asked, len(planted))):
         chat += [(USER, "\n\n".join([*text, question])), (ASSISTANT, answer)]

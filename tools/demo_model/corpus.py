@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 VOCABULARY = 2048
 READ, WRITTEN, RECALLED = 0.3, 1.0, 4.0  # weights in the loss: what the model reads, writes, has to remember
 
+
 def train_tokenizer(n_chats: int = 20_000) -> Tokenizer:
     """Byte-level BPE; digits stand alone, so that sums are seen digit by digit."""
     tokenizer = Tokenizer(models.BPE())
@@ -51,7 +52,9 @@ class Encoder:
         encoding = self.tokenizer.encode(plain + END, add_special_tokens=False)
         start = len(parts[0])
         stop = start + len(parts[1]) if len(parts) == 3 else start - 1
-        weights = [RECALLED if a < stop and b > start and stop > start else WRITTEN for a, b in encoding.offsets]
+        weights = [
+            RECALLED if a < stop and b > start and stop > start else WRITTEN for a, b in encoding.offsets
+        ]
         return encoding.ids, weights
 
     def encode(self, turns: Chat) -> tuple[list[int], list[float]]:

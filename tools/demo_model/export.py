@@ -104,7 +104,10 @@ def from_gguf(path: Path, model: torch.nn.Module) -> dict[str, torch.Tensor]:
             if inside == "mamba.A_log":
                 state[name] = torch.from_numpy(np.log(-held[name_there][:, 0]))
                 continue
-            if config.model_type == "llama" and inside in ("self_attn.q_proj.weight", "self_attn.k_proj.weight"):
+            if config.model_type == "llama" and inside in (
+                "self_attn.q_proj.weight",
+                "self_attn.k_proj.weight",
+            ):
                 heads = config.num_attention_heads if "q_proj" in inside else config.num_key_value_heads
                 pairs = held[name_there].reshape(heads, -1, 2, value.shape[1])
                 state[name] = torch.from_numpy(pairs.swapaxes(1, 2).reshape(value.shape).copy())
@@ -113,13 +116,17 @@ def from_gguf(path: Path, model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return state
 
 
-def write(path: Path, name: str, config: Any, arrays: dict[str, Array], tokenizer: Path, quant: Quant) -> None:
+def write(
+    path: Path, name: str, config: Any, arrays: dict[str, Array], tokenizer: Path, quant: Quant
+) -> None:
     architecture = {"llama": "llama", "granitemoehybrid": "granitehybrid"}[config.model_type]
     writer = gguf.GGUFWriter(path, architecture)
     describe(writer, name, config, sum(a.size for a in arrays.values()))
     add_tokenizer(writer, tokenizer)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0 if quant == Quant.Q8_0 else gguf.LlamaFileType.MOSTLY_BF16)
+    writer.add_file_type(
+        gguf.LlamaFileType.MOSTLY_Q8_0 if quant == Quant.Q8_0 else gguf.LlamaFileType.MOSTLY_BF16
+    )
     for tensor, array in arrays.items():
         kind = Quant.F32 if tensor.endswith(KEPT_IN_F32) else quant
         writer.add_tensor(tensor, gguf.quantize(np.ascontiguousarray(array), kind), raw_dtype=kind)
@@ -171,7 +178,9 @@ def add_tokenizer(writer: gguf.GGUFWriter, path: Path) -> None:
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")
     writer.add_token_list(tokens)
-    writer.add_token_types([gguf.TokenType.CONTROL if t in control else gguf.TokenType.NORMAL for t in tokens])
+    writer.add_token_types(
+        [gguf.TokenType.CONTROL if t in control else gguf.TokenType.NORMAL for t in tokens]
+    )
     writer.add_token_merges([" ".join(pair) for pair in bpe["merges"]])
     writer.add_pad_token_id(tokens.index(PAD))
     writer.add_bos_token_id(tokens.index(START))
@@ -182,7 +191,9 @@ def add_tokenizer(writer: gguf.GGUFWriter, path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("name", choices=sorted(MODELS))
     parser.add_argument("--runs", type=Path, required=True, help="the folder that train.py wrote")
     parser.add_argument("--out", type=Path, required=True)

@@ -15,7 +15,9 @@ from torch import Tensor
 class Muon(torch.optim.Optimizer):
     """Momentum, made orthogonal; the update's rms is 0.2 times `lr`, as AdamW's would be (arXiv:2502.16982)."""
 
-    def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.05) -> None:
+    def __init__(
+        self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.05
+    ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()

@@ -15,7 +15,9 @@ from transformers.models.granitemoehybrid.modeling_granitemoehybrid import Grani
 class BatchedMamba(GraniteMoeHybridMambaLayer):
     """`forward` alone differs; assign it as the class of an existing layer."""
 
-    def forward(self, hidden_states: Tensor, cache: None = None, attention_mask: None = None, **_: object) -> Tensor:
+    def forward(
+        self, hidden_states: Tensor, cache: None = None, attention_mask: None = None, **_: object
+    ) -> Tensor:
         rows, length, _ = hidden_states.shape
         gate, xbc, dt = self.in_proj(hidden_states).split(
             [self.intermediate_size, self.conv_dim, self.num_heads], dim=-1
@@ -55,7 +57,9 @@ def ssd(x: Tensor, dt: Tensor, A: Tensor, b: Tensor, c: Tensor, size: int) -> Te
     earlier = torch.ones(chunks, chunks, dtype=torch.bool, device=x.device).tril(-1)
     carried = torch.exp((before[..., :, None] - total[..., None, :]).masked_fill(~earlier, -torch.inf))
     added = added.view(rows, chunks, state, heads, width).permute(0, 3, 1, 2, 4)  # [B, H, c, N, P]
-    start = (carried @ added.reshape(rows, heads, chunks, state * width)).view(rows, heads, chunks, state, width)
+    start = (carried @ added.reshape(rows, heads, chunks, state * width)).view(
+        rows, heads, chunks, state, width
+    )
     start = start.permute(0, 2, 3, 1, 4).reshape(rows, chunks, state, heads * width)
     across = (c @ start).view(rows, chunks, size, heads, width) * torch.exp(cum).transpose(2, 3)[..., None]
     return (within + across).reshape(rows, length, heads, width)

@@ -115,10 +115,17 @@ class Run:
         """The whole state to go on from, and the weights alone in bf16, small enough to commit."""
         temporary = self.folder / "state.tmp"
         optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
-        state = {"model": self.model.state_dict(), "optimizers": optimizers, "step": self.step, "steps": steps}
+        state = {
+            "model": self.model.state_dict(),
+            "optimizers": optimizers,
+            "step": self.step,
+            "steps": steps,
+        }
         torch.save(state, temporary)
         temporary.replace(self.folder / name)
-        weights = {n: v.to(torch.bfloat16) for n, v in self.model.state_dict().items() if n != "lm_head.weight"}
+        weights = {
+            n: v.to(torch.bfloat16) for n, v in self.model.state_dict().items() if n != "lm_head.weight"
+        }
         torch.save({"model": weights, "step": self.step}, self.folder / "weights-bf16.pt")
 
     def resume(self, steps: int) -> None:
@@ -128,7 +135,11 @@ class Run:
             if not (self.folder / name).exists():
                 continue
             state = torch.load(self.folder / name, weights_only=True)
-            if "optimizers" in state and state["steps"] != steps and state["step"] > decay_start(state["steps"]):
+            if (
+                "optimizers" in state
+                and state["steps"] != steps
+                and state["step"] > decay_start(state["steps"])
+            ):
                 continue
             self.model.load_state_dict(state["model"], strict=False)
             for optimizer, saved in zip(self.optimizers, state.get("optimizers", ()), strict=False):
@@ -158,9 +169,13 @@ def run(trained: Run, encoder: Encoder, steps: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("name", choices=sorted(MODELS))
-    parser.add_argument("--out", type=Path, required=True, help="folder for the tokenizer, checkpoints and the log")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for the tokenizer, checkpoints and the log"
+    )
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
@@ -173,7 +188,9 @@ def main() -> None:
         train_tokenizer().save(str(tokenizer))
     trained = Run.create(args.name, folder)
     trained.resume(args.steps)
-    print(f"{sum(p.numel() for p in trained.model.parameters()):,} parameters, step {trained.step}", flush=True)
+    print(
+        f"{sum(p.numel() for p in trained.model.parameters()):,} parameters, step {trained.step}", flush=True
+    )
     run(trained, Encoder(tokenizer), args.steps)
 
 
