@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import click
 
 from ..service.status import CatalogRow, catalog_rows
 from ..settings import format_bytes
+from ..store.catalog import Entry
 from . import render
+
+CLASSES = get_args(Entry.model_fields["class_"].annotation)
 
 
 @click.command("catalog", short_help="Show every model that is known by name.")
-@click.option("--class", "class_", metavar="CLASS", help="Only dense, moe, hybrid, hybrid-moe or ssm.")
+@click.option("--class", "class_", type=click.Choice(CLASSES), help="Only models of this kind.")
 @click.option("--json", "as_json", is_flag=True, help="Print rows as JSON, sizes in bytes.")
 def command(class_: str | None, as_json: bool) -> None:
     """Show every model that is known by name, whether it can run here, and what its cache costs.
@@ -25,11 +30,12 @@ def command(class_: str | None, as_json: bool) -> None:
         render.as_json([as_row(r) for r in rows])
         return
     render.table(
-        ("NAME", "CLASS", "CACHE/TOKEN", "CARRY", "HERE", "PROFILE", "STATUS"),
+        ("NAME", "CLASS", "SIZE", "CACHE/TOKEN", "CARRY", "HERE", "PROFILE", "STATUS"),
         [
             (
                 r.entry.name,
                 r.entry.class_,
+                size(r.entry),
                 format_bytes(r.entry.shape.kv_bytes_per_token),
                 format_bytes(r.entry.shape.carry_bytes),
                 "yes" if r.on_disk else "",
@@ -39,6 +45,15 @@ def command(class_: str | None, as_json: bool) -> None:
             for r in rows
         ],
     )
+    gated = sum(r.status.status == "load-gated" for r in rows)
+    if gated:
+        render.notice(f"\n{gated} wait for kernels: conifer-gguf plugins register --bundled makes them ready")
+
+
+def size(entry: Entry) -> str:
+    """Of the quantisation that `pull NAME` takes."""
+    known = entry.source(None).size
+    return format_bytes(known) if known else "?"
 
 
 def as_row(row: CatalogRow) -> dict[str, object]:
@@ -48,6 +63,7 @@ def as_row(row: CatalogRow) -> dict[str, object]:
         "class": row.entry.class_,
         "profile": row.entry.profile,
         "architecture": row.entry.architecture,
+        "size": row.entry.source(None).size,
         "status": row.status.status,
         "runtime": row.status.runtime,
         "supply": row.status.supply,

@@ -46,7 +46,7 @@ def facts(found: Inspection) -> list[tuple[str, str]]:
         ("layers", layers),
         ("context", f"{found.context:,} tokens"),
         ("cache", f"{format_bytes(found.kv_bytes_per_token)} a token (f16)"),
-        ("carry", f"{format_bytes(found.state_bytes)} a sequence"),
+        ("carry", f"{format_bytes(found.state_bytes)} a sequence" if found.state_bytes else ""),
         ("quantisation", mix),
         ("tokenizer", found.tokenizer + ("" if found.has_chat_template else ", no chat template")),
         ("split", found.split or ""),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import sys
 from collections.abc import Iterator
@@ -10,19 +11,14 @@ from typing import Any
 
 import click
 
-from ..engine import memory
-from ..errors import BadRequest, ConiferError, ModelNotOnDisk
-from ..gguf import read_header
-from ..service import chat, status
+from ..errors import BadRequest, ConiferError
+from ..service import chat
 from ..service.residency import EngineOptions, Residency
-from ..settings import format_bytes
-from ..store import download, library
-from ..store.catalog import catalog
+from ..store import library
 from ..worker.messages import Event, Finished, Generate, Text
 from ..worker.sampler import Sampling
-from . import _options, render
+from . import _options, _pull, render
 from ._gate import pass_gate
-from ._progress import TerminalProgress
 
 
 @click.command("run", short_help="Answer a prompt, or chat in the terminal.")
@@ -60,7 +56,7 @@ def command(
       conifer-gguf run smollm2-135m "Why is the sky blue?"
       cat notes.txt | conifer-gguf run lfm2.5-1.2b --system "Summarise in three sentences."
     """
-    model = find_or_pull(name, pull_first) if name is not None else choose_model(runtime)
+    model = _pull.find_or_pull(name, pull_first) if name is not None else _pull.choose_model(runtime)
     runtime = pass_gate(model, runtime)
     residency = Residency(EngineOptions(runtime, ctx, threads, cache_type))
     talk = Talk(residency, model, sampling_for(model, sampling), max_tokens, system)
@@ -72,43 +68,6 @@ def command(
         return talk.chat()
     finally:
         residency.close()
-
-
-def choose_model(runtime: str) -> library.LocalModel:
-    """Ask which of the models that are here, with what each of them needs. Raises BadRequest without a terminal."""
-    here = library.models()
-    if not sys.stdin.isatty() or not here:
-        names = ", ".join(m.base_name for m in here) or "none"
-        raise BadRequest(f"no model was named; here: {names}", "name", "conifer-gguf run conifer-demo-dense")
-    for number, model in enumerate(here, 1):
-        state = status.of_file(read_header(model.path), runtime)
-        render.notice(f"  {number}  {model.name:<32} {format_bytes(model.size):>8}  {state.words}")
-    number = click.prompt("Which one?", type=click.IntRange(1, len(here)), default=1, err=True)
-    return here[number - 1]
-
-
-def find_or_pull(name: str, pull_first: bool) -> library.LocalModel:
-    """The model on disk; asks on a terminal before it downloads one."""
-    try:
-        return library.find(name)
-    except ModelNotOnDisk as missing:
-        if not pull_first:
-            if not sys.stdin.isatty():
-                raise
-            click.confirm(
-                f"{missing.fact}. {fits(name)} Download it now?", default=True, abort=True, err=True
-            )
-        return download.pull(name, progress=TerminalProgress())
-
-
-def fits(name: str) -> str:
-    """One sentence: does a catalog model fit into this machine's memory?"""
-    entry, quant = catalog().resolve(name)
-    size = entry.source(quant).size or 0
-    need = memory.plan(entry.geometry(size), min(entry.context, 4096)).total
-    free = memory.free_memory()
-    verdict = "It fits" if need <= free else "It does not fit"
-    return f"{verdict}: {format_bytes(need)} needed for 4,096 tokens, {format_bytes(free)} free."
 
 
 def sampling_for(model: library.LocalModel, options: dict[str, Any]) -> Sampling:
@@ -165,10 +124,13 @@ class Talk:
         )
         while True:
             try:
-                text = click.prompt(">>>", prompt_suffix=" ", err=True, default="", show_default=False)
-            except click.Abort:
+                text = _read_line()
+            except EOFError:
                 render.notice("")
                 return 0
+            except KeyboardInterrupt:
+                render.notice("\nCtrl-D leaves")
+                continue
             if not text.strip():
                 continue
             self._messages.append({"role": "user", "content": text})
@@ -196,6 +158,16 @@ class Talk:
         if finished is not None:
             render.notice(speed(finished))
         return "".join(said), finished
+
+
+def _read_line() -> str:
+    """One line of the person's, with the terminal's editing and history where it has them."""
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401  # `input` uses it from then on
+    if sys.stdout.isatty():
+        return input(">>> ")
+    click.echo(">>> ", nl=False, err=True)  # stdout is for answers: `input` would print there
+    return input()
 
 
 def _texts(events: Iterator[Event]) -> Iterator[tuple[str, Finished | None]]:

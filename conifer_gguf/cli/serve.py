@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import signal
 import socket
+from typing import NoReturn
 
 import click
 import waitress
 
 from ..arch import geometry
 from ..engine import memory
-from ..errors import BadRequest, ModelNotOnDisk
+from ..errors import BadRequest
 from ..gguf import read_header
 from ..native_api import registry
 from ..service import status
 from ..service.residency import EngineOptions, Residency
 from ..settings import REGISTER, format_bytes
-from ..store import download, library
+from ..store import library
 from ..web.app import LOOPBACK, ServerOptions, create_app
 from ..worker.load import DEFAULT_WINDOW
-from . import _options, render
-from ._progress import TerminalProgress, working
+from . import _options, _pull, render
+from ._progress import working
 
 EXTRA_THREADS = 8  # besides one for each answer: pages, health checks, clients that hang
 
@@ -29,7 +31,9 @@ EXTRA_THREADS = 8  # besides one for each answer: pages, health checks, clients 
 @click.command("serve", short_help="Serve the chat page and an OpenAI-compatible API.")
 @click.argument("name", required=False, metavar="[NAME[:QUANT] | FILE]")
 @click.option("--model", metavar="NAME", help="The same as the argument.")
-@click.option("--pull", "pull_first", is_flag=True, help="Download the model if it is not here.")
+@click.option(
+    "--pull", "pull_first", is_flag=True, help="Download the model without asking if it is not here."
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Any other address needs --api-key.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True)
 @click.option(
@@ -78,7 +82,8 @@ def command(
         raise BadRequest(
             f"--host {host} opens this server to others, and there is no API key", "host", "add --api-key KEY"
         )
-    served = find(name or model, pull_first)
+    wanted = name or model  # without either, whatever is here is served
+    served = _pull.find_or_pull(wanted, pull_first) if wanted else None
     if register:
         register_bundled()
     listener = bind(host, port)
@@ -100,6 +105,7 @@ def command(
     banner(served, options)
     shown = f"[{host}]" if ":" in host else host
     click.echo(f"http://{shown}:{listener.getsockname()[1]}")
+    leave_at_once(residency)
     try:
         waitress.serve(
             app,
@@ -125,16 +131,15 @@ def register_bundled() -> None:
             registry.register(*names)
 
 
-def find(name: str | None, pull_first: bool) -> library.LocalModel | None:
-    """The model to serve by default, pulled if that was asked for; None serves whatever is here."""
-    if name is None:
-        return None
-    try:
-        return library.find(name)
-    except ModelNotOnDisk:
-        if not pull_first:
-            raise
-        return download.pull(name, progress=TerminalProgress())
+def leave_at_once(residency: Residency) -> None:
+    """At Ctrl-C and SIGTERM running answers end now; waitress alone would wait five seconds for them."""
+
+    def leave(*_: object) -> NoReturn:
+        residency.close()
+        raise KeyboardInterrupt
+
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signal_number, leave)
 
 
 def is_loopback(host: str) -> bool:

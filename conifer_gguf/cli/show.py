@@ -56,7 +56,7 @@ def facts(entry: Entry) -> list[tuple[str, Any]]:
         ("layers", kinds),
         ("context", f"{entry.context:,} tokens"),
         ("cache", f"{format_bytes(shape.kv_bytes_per_token)} a token (f16)"),
-        ("carry", f"{format_bytes(shape.carry_bytes)} a sequence"),
+        ("carry", f"{format_bytes(shape.carry_bytes)} a sequence" if shape.carry_bytes else ""),
         ("sampling", sampling),
         ("licence", entry.licence),
         ("unconfirmed", "; ".join(entry.unconfirmed)),

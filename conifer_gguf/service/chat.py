@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 
@@ -24,16 +24,17 @@ def engine_for(residency: Residency, model: LocalModel) -> AbstractContextManage
 
 
 def answer(
-    residency: Residency, model: LocalModel, request: Generate
+    residency: Residency, model: LocalModel, request: Generate, abandoned: Callable[[], bool] = lambda: False
 ) -> tuple[LocalModel, Generator[Event, None, None]]:
     """Start a generation. The first event has been waited for, so what is wrong with the request is raised here.
 
-    Closing the iterator cancels the generation. Raises BadModelFile, and all that loading and tokenising raise.
+    Closing the iterator cancels the generation, as does `abandoned()` becoming true. Raises BadModelFile, Cancelled, and
+    all that loading and tokenising raise.
     """
     stack = ExitStack()
     try:
         engine = stack.enter_context(engine_for(residency, model))
-        events = engine.generate(replace(request, id=engine.new_id()))
+        events = engine.generate(replace(request, id=engine.new_id()), abandoned)
         stack.callback(events.close)
         first = next(events)
     except BaseException:

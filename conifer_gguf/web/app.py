@@ -85,7 +85,7 @@ def create_app(residency: Residency, options: ServerOptions | None = None) -> Fl
             "message": error.description,
             "type": "invalid_request_error",
             "param": None,
-            "code": error.name,
+            "code": error.name.lower().replace(" ", "_"),
         }
         return jsonify({"error": body}), error.code or 500
 
@@ -122,7 +122,9 @@ def create_app(residency: Residency, options: ServerOptions | None = None) -> Fl
 
 def complete(residency: Residency, models: Models, body: Any, *, is_chat: bool) -> Response:
     """Answer in one piece or as a stream; what is wrong with the request is an HTTP error in both."""
-    model, events = chat.answer(residency, models.find(body.model), body.to_generate())
+    # waitress tells when the client has hung up; other servers notice it when they write.
+    abandoned = request.environ.get("waitress.client_disconnected", lambda: False)
+    model, events = chat.answer(residency, models.find(body.model), body.to_generate(), abandoned)
     reply = openai.Reply.new(model.name, chat=is_chat)
     if not body.stream:
         return jsonify(reply.whole(events))

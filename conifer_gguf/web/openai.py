@@ -103,7 +103,7 @@ class ChatRequest(Common):
             id="",
             messages=tuple(m.plain() for m in self.messages),
             sampling=self.sampling(),
-            max_tokens=self.max_completion_tokens or self.max_tokens,
+            max_tokens=self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens,
             stop=self.stop_strings(),
             top_logprobs=(self.top_logprobs or 0) if self.logprobs else None,
             template_options=self.chat_template_kwargs or {},
@@ -111,15 +111,20 @@ class ChatRequest(Common):
 
 
 class CompletionRequest(Common):
-    prompt: str
+    prompt: str | list[str]
     logprobs: int | None = Field(default=None, ge=0, le=20)
-    echo: bool = False
+    echo: bool | None = False
 
     def to_generate(self) -> Generate:
         self.refuse_many()
+        if self.echo:
+            raise BadRequest("`echo` is true; only what the model writes is sent back", "echo")
+        prompts = [self.prompt] if isinstance(self.prompt, str) else self.prompt
+        if len(prompts) != 1:
+            raise BadRequest(f"`prompt` has {len(prompts)} texts; one at a time is continued", "prompt")
         return Generate(
             id="",
-            prompt=self.prompt,
+            prompt=prompts[0],
             sampling=self.sampling(),
             max_tokens=self.max_tokens,
             stop=self.stop_strings(),
@@ -132,12 +137,17 @@ def parse(kind: type[ChatRequest] | type[CompletionRequest], body: bytes) -> Any
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "json_invalid":
-            raise BadRequest(f"the body is not JSON: {first['ctx']['error']}") from error
+        problems = error.errors()
+        if problems[0]["type"] == "json_invalid":
+            raise BadRequest(f"the body is not JSON: {problems[0]['ctx']['error']}") from error
+        # Of a field that may be text or a list, what is wrong inside the list says more than that it is no text. The steps
+        # that name a type or a key are pydantic's, not the caller's.
+        first = max(problems[:8], key=lambda problem: len(problem["loc"]))
+        steps = [str(step) for step in first["loc"]]
+        where = ".".join(step for step in steps if step != "str" and "[" not in step)
+        what = f"`{where}`" if where else "the body"
         raise BadRequest(
-            f"`{where}`: {first['msg']} (got {_short(first.get('input'))})", where or None
+            f"{what}: {first['msg']} (got {_short(first.get('input'))})", where or None
         ) from error
 
 
@@ -147,7 +157,7 @@ def _short(value: Any) -> str:
 
 
 def error_body(error: ConiferError) -> dict[str, Any]:
-    """OpenAI's error object. `code` is stable; the fields of the error come along."""
+    """OpenAI's error object. `code` is stable; `hint` and the fields of the error come along."""
     kind = "invalid_request_error" if error.http_status < 500 else "server_error"
     message = error.fact + (f" (hint: {error.hint})" if error.hint else "")
     body: dict[str, Any] = {
@@ -161,7 +171,7 @@ def error_body(error: ConiferError) -> dict[str, Any]:
         for k, v in error.fields().items()
         if k in ("model", "needs", "register", "n_prompt", "n_ctx", "close")
     }
-    return {"error": {**body, **extra}}
+    return {"error": {**body, "hint": error.hint, **extra}}
 
 
 @dataclass(frozen=True)
@@ -254,7 +264,6 @@ class Reply:
             "tokens": [t.text for t in tokens],
             "token_logprobs": [t.logprob for t in tokens],
             "top_logprobs": [dict(t.top) for t in tokens],
-            "text_offset": [],
         }
 
 

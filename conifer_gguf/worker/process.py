@@ -9,14 +9,15 @@ import queue
 import signal
 import subprocess
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 from ..child import python_command
-from ..errors import EngineDied
+from ..errors import Cancelled, EngineDied
 from .messages import Cancel, Event, Failed, Finished, Generate, Load, Loaded, Message, decode, encode
 
 LAST_WORDS = 6  # lines of stderr to keep
+POLL_S = 0.5  # how often a request that hears nothing asks whether anybody still wants it
 
 
 class EngineProcess:
@@ -64,10 +65,12 @@ class EngineProcess:
     def new_id(self) -> str:
         return f"{self.name}-{next(self._ids)}"
 
-    def generate(self, request: Generate) -> Generator[Event, None, None]:
+    def generate(
+        self, request: Generate, abandoned: Callable[[], bool] = lambda: False
+    ) -> Generator[Event, None, None]:
         """Events of one request, as they happen; the last is Finished. Closing the iterator cancels the request.
 
-        Raises the request's error, or EngineDied.
+        Raises the request's error, EngineDied, or Cancelled once `abandoned()` is true: nobody waits for the answer.
         """
         inbox: queue.SimpleQueue[Event] = queue.SimpleQueue()
         with self._lock:
@@ -78,7 +81,12 @@ class EngineProcess:
         try:
             self._send(request)
             while not done:
-                event = inbox.get()
+                if abandoned():
+                    raise Cancelled()
+                try:
+                    event = inbox.get(timeout=POLL_S)
+                except queue.Empty:
+                    continue
                 if isinstance(event, Failed):
                     done = True
                     raise event.error

@@ -48,6 +48,10 @@ class Sampling:
             if not (math.isfinite(value) and low <= value <= high):
                 raise BadRequest(f"`{name}` is {value}, {low} to {high} are possible", name)
 
+        for token, bias in self.logit_bias.items():
+            if not math.isfinite(bias):
+                raise BadRequest(f"`logit_bias` of token {token} is {bias}, a number is needed", "logit_bias")
+
     @property
     def penalises(self) -> bool:
         return self.repeat_penalty != 1.0 or self.frequency_penalty != 0.0 or self.presence_penalty != 0.0

@@ -16,6 +16,11 @@ import openai
 import psutil
 import pytest
 
+from conifer_gguf.service.residency import EngineOptions, Residency
+from conifer_gguf.store import library
+from conifer_gguf.web.app import ServerOptions, create_app
+from conifer_gguf.worker.messages import Generate, Started
+
 from .conftest import TINY, Server, serving
 
 CHAT = {"messages": [{"role": "user", "content": "The river rose"}], "max_tokens": 12}
@@ -89,7 +94,7 @@ def test_logprobs_are_those_of_the_model(post: Post) -> None:
         ("/v1/chat/completions", {**CHAT, "model": "granite-4.0-h-1b"}, 404, "model_not_pulled"),
         ("/v1/chat/completions", {**CHAT, "temperature": -3}, 400, "invalid_request"),
         ("/v1/completions", {"prompt": "x", "logit_bias": {"999999": 1}}, 400, "invalid_request"),
-        ("/v1/nothing", {}, 404, "Not Found"),
+        ("/v1/nothing", {}, 404, "not_found"),
     ],
 )
 def test_a_bad_request_is_refused_in_openais_shape(
@@ -136,6 +141,35 @@ def test_a_client_that_leaves_stops_its_answer(server: Server, post: Post) -> No
     started = time.monotonic()
     assert post("/v1/chat/completions", {**CHAT, "max_tokens": 1}).status_code == 200
     assert time.monotonic() - started < 10
+
+
+def test_nothing_is_computed_for_a_client_that_has_hung_up(home: Path) -> None:
+    model = library.find(str(TINY))
+    residency = Residency(EngineOptions(n_ctx=512))
+    client = create_app(residency, ServerOptions(served={model.name: model})).test_client()
+    here = iter([False, False, True])  # as waitress tells: the connection breaks during the answer
+    answer = client.post(
+        "/v1/completions",
+        json={"prompt": "Once upon", "max_tokens": 500, "logit_bias": {"3": -1000}},
+        environ_overrides={"waitress.client_disconnected": lambda: next(here)},
+    )
+    assert (answer.status_code, answer.json["error"]["code"]) == (499, "cancelled")
+    (engine,) = residency.loaded()
+    events = engine.generate(Generate(engine.new_id(), prompt="Once", max_tokens=1))
+    assert isinstance(next(events), Started)  # its one sequence is free again
+    events.close()
+    residency.close()
+
+
+def test_ctrl_c_ends_a_server_that_is_answering_and_its_answer(home: Path) -> None:
+    with serving(str(TINY), "--ctx", "4096", "--register", "bundled") as running:
+        body = {"prompt": "Once upon", "stream": True, "logit_bias": {"3": -1000}}
+        with httpx.stream("POST", f"{running.url}/v1/completions", json=body, timeout=60) as response:
+            lines = response.iter_lines()
+            next(lines)
+            running.process.send_signal(signal.SIGINT)
+            assert running.process.wait(timeout=4.5) == 0  # waitress alone would give the answer five seconds
+            assert "engine_died" in [line for line in lines if line][-1]
 
 
 def test_the_engine_dies_with_the_server(home: Path) -> None:

@@ -46,7 +46,22 @@ def test_parts_of_text_become_one_text() -> None:
 
 
 def test_max_completion_tokens_is_the_newer_name() -> None:
-    assert chat(max_completion_tokens=7).to_generate().max_tokens == 7
+    assert chat(max_completion_tokens=7, max_tokens=9).to_generate().max_tokens == 7
+    assert (
+        chat(max_completion_tokens=0, max_tokens=9).to_generate().max_tokens == 0
+    )  # refused later, not ignored
+
+
+def test_a_prompt_may_stand_in_a_list_of_its_own() -> None:
+    for body in (b'{"prompt": "Hi"}', b'{"prompt": ["Hi"]}'):
+        assert openai.parse(openai.CompletionRequest, body).to_generate().prompt == "Hi"
+    with pytest.raises(BadRequest, match="has 2 texts"):
+        openai.parse(openai.CompletionRequest, b'{"prompt": ["Hi", "Ho"]}').to_generate()
+
+
+def test_an_echo_of_the_prompt_is_refused_rather_than_left_out() -> None:
+    with pytest.raises(BadRequest, match="`echo` is true"):
+        openai.parse(openai.CompletionRequest, b'{"prompt": "Hi", "echo": true}').to_generate()
 
 
 @pytest.mark.parametrize(
@@ -57,6 +72,13 @@ def test_max_completion_tokens_is_the_newer_name() -> None:
         (b'{"messages": []}', "messages"),
         (b'{"messages": [{"content": "x"}]}', "messages.0.role"),
         (b'{"messages": [{"role": "user", "content": "x"}], "max_tokens": "many"}', "max_tokens"),
+        (
+            b'{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}',
+            "messages.0.content.0.type",
+        ),
+        (b'{"messages": [{"role": "user", "content": "x"}], "stop": ["a", 1]}', "stop.1"),
+        (b'{"messages": [{"role": "user", "content": "x"}], "logit_bias": {"five": 1}}', "logit_bias.five"),
+        (b"[]", None),
     ],
 )
 def test_a_bad_body_names_the_field(body: bytes, parameter: str | None) -> None:
@@ -65,7 +87,9 @@ def test_a_bad_body_names_the_field(body: bytes, parameter: str | None) -> None:
     assert caught.value.parameter == parameter
 
 
-@pytest.mark.parametrize("fields", [{"temperature": -1}, {"top_p": 1.5}, {"n": 3}, {"min_p": 2}])
+@pytest.mark.parametrize(
+    "fields", [{"temperature": -1}, {"top_p": 1.5}, {"n": 3}, {"min_p": 2}, {"logit_bias": {5: float("inf")}}]
+)
 def test_a_value_out_of_range_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(BadRequest):
         chat(**fields).to_generate()

@@ -45,11 +45,28 @@ function size(bytes) {
 
 function speed(t) {
   const read = t.n_prompt - t.n_cached;
-  const parts = [`${t.n_prompt} tokens read` + (t.n_cached ? `, ${t.n_cached} of them known` : "")];
-  if (read && t.prompt_s) parts.push(`${Math.round(read / t.prompt_s)} tokens/s`);
-  parts.push(`${t.n_generated} written`);
-  if (t.generate_s && t.n_generated > 1) parts.push(`${((t.n_generated - 1) / t.generate_s).toFixed(1)} tokens/s`);
-  return parts.join(" · ");
+  const known = t.n_cached ? ` (${t.n_cached} of them known)` : "";
+  const reading = read && t.prompt_s ? `, ${Math.round(read / t.prompt_s)} tokens/s` : "";
+  const writing = t.generate_s && t.n_generated > 1 ? `, ${((t.n_generated - 1) / t.generate_s).toFixed(1)} tokens/s` : "";
+  return `${t.n_prompt} tokens read${known}${reading} · ${t.n_generated} written${writing}`;
+}
+
+/** What went wrong, as the server tells it: the fact, and the one command that helps. */
+class Refusal extends Error {
+  constructor({ message, hint }) {
+    super(hint ? message.replace(` (hint: ${hint})`, "") : message);
+    this.hint = hint;
+  }
+}
+
+function Copy({ text, what }) {
+  const [done, setDone] = useState(false);
+  async function copy() {
+    await navigator.clipboard.writeText(text);
+    setDone(true);
+    setTimeout(() => setDone(false), 1500);
+  }
+  return html`<button class="quiet" aria-label=${`Copy ${what}`} onClick=${copy}>${done ? "Copied" : "Copy"}</button>`;
 }
 
 function Markdown({ text }) {
@@ -58,16 +75,47 @@ function Markdown({ text }) {
   return html`<div class="said" dangerouslySetInnerHTML=${{ __html: clean }}></div>`;
 }
 
-function Turn({ turn, writing }) {
-  if (turn.role === "user") return html`<div class="turn user"><div class="said">${turn.content}</div></div>`;
-  if (turn.role === "error") {
-    return html`<div class="notice" role="alert"><p>${turn.content}</p></div>`;
-  }
-  return html`<div class="turn assistant">
-    <div class=${writing ? "cursor" : ""}><${Markdown} text=${turn.content} /></div>
-    ${turn.timings && html`<div class="numbers">${speed(turn.timings)}</div>`}
-    ${turn.stopped && html`<div class="numbers">stopped</div>`}
+function Problem({ turn, onRetry }) {
+  return html`<div class="notice error" role="alert">
+    <p>${turn.content}</p>
+    ${turn.hint && html`<p>Hint: <code>${turn.hint}</code></p>`}
+    ${onRetry && html`<p><button onClick=${onRetry}>Try again</button></p>`}
   </div>`;
+}
+
+function Turn({ turn, writing, loaded, onRetry }) {
+  if (turn.role === "user") return html`<div class="turn user"><div class="said">${turn.content}</div></div>`;
+  if (turn.role === "error") return html`<${Problem} turn=${turn} onRetry=${onRetry} />`;
+  return html`<div class="turn assistant">
+    ${writing && !turn.content
+      ? html`<div class="waiting" role="status">${loaded ? "Reading" : "Loading the model"}<span class="dots"></span></div>`
+      : html`<div class=${writing ? "writing" : ""}><${Markdown} text=${turn.content} /></div>`}
+    ${!writing && html`<div class="numbers">
+      ${turn.timings && html`<span>${speed(turn.timings)}</span>`}
+      ${turn.stopped && html`<span>stopped</span>`}
+      ${turn.content && html`<${Copy} text=${turn.content} what="the answer" />`}
+      ${onRetry && html`<button class="quiet" onClick=${onRetry}>Another answer</button>`}
+    </div>`}
+  </div>`;
+}
+
+function Empty({ any, onIdea }) {
+  return html`<div class="empty">
+    <h2>${any ? "Ask something" : "No models yet"}</h2>
+    ${any ? html`<p>The answer is computed on this machine.</p>` : html`<p><code>conifer-gguf pull smollm2-135m</code>, then come back to this page.</p>`}
+    ${any && html`<div class="ideas">${IDEAS.map((idea) => html`<button onClick=${() => onIdea(idea)}>${idea}</button>`)}</div>`}
+  </div>`;
+}
+
+/** The models by what they need, so that the list tells which answer at once. */
+function Picker({ models, chosen, onChoose }) {
+  const groups = [["Ready", "ready"], ["Load-gated: wait for kernels", "load-gated"], ["Unknown architecture", "unknown"]];
+  return html`<select aria-label="Model" value=${chosen} onChange=${(e) => onChoose(e.target.value)}>
+    ${groups.map(([label, status]) => {
+      const rows = models.filter((m) => m.status === status);
+      return rows.length > 0 && html`<optgroup label=${label}>${rows.map((m) => html`<option value=${m.id} selected=${m.id === chosen}>${m.id}</option>`)}</optgroup>`;
+    })}
+  </select>`;
 }
 
 /** What a gated model waits for, and the button that ends the wait. */
@@ -83,7 +131,7 @@ function Gate({ model, onChange }) {
     try {
       const body = JSON.stringify({ names: model.register });
       const response = await call("/api/plugins/register", { method: "POST", body }, { "X-CSRF-Token": csrf });
-      if (!response.ok) throw new Error((await response.json()).error.message);
+      if (!response.ok) throw new Refusal((await response.json()).error);
     } catch (error) {
       setProblem(error.message);
     }
@@ -100,24 +148,18 @@ function Gate({ model, onChange }) {
 
 function About({ model }) {
   if (!model) return null;
-  const facts = [model.profile, model.words ?? model.status, size(model.size)];
+  const facts = [model.profile, size(model.size)];
   if (model.kv_bytes_per_token) facts.push(`${size(model.kv_bytes_per_token)} of cache a token`);
   if (model.state_bytes) facts.push(`${size(model.state_bytes)} of carry`);
   if (model.n_ctx) facts.push(`window ${model.n_ctx.toLocaleString("en")} tokens`);
-  return html`<div class="about">${facts.filter(Boolean).join(" · ")}</div>`;
+  return html`<div class="about"><span class=${`state ${model.status}`}>${model.words ?? model.status}</span>${facts.filter(Boolean).map((fact) => html` · ${fact}`)}</div>`;
 }
 
-function App() {
-  const [models, setModels] = useState([]);
+/** Models of the server, kept fresh: some may have been pulled or registered in a terminal meanwhile. */
+function useModels() {
+  const [models, setModels] = useState(null); // null: not listed yet
   const [chosen, setChosen] = useState("");
-  const [turns, setTurns] = useState([]);
-  const [draft, setDraft] = useState("");
-  const [writing, setWriting] = useState(null); // the AbortController of the running answer
   const [away, setAway] = useState(false); // the server did not answer the last question about its models
-  const end = useRef(null);
-  const box = useRef(null);
-  const model = models.find((m) => m.id === chosen);
-
   async function refresh() {
     try {
       const response = await call("/api/models");
@@ -125,85 +167,132 @@ function App() {
       if (!response.ok) return;
       const body = await response.json();
       setModels(body.models);
-      setChosen((now) => now || body.default || "");
+      setChosen((now) => (body.models.some((m) => m.id === now) ? now : body.default || ""));
     } catch {
       setAway(true);
     }
   }
   useEffect(() => {
     refresh();
-    addEventListener("focus", refresh); // models may have been pulled or registered in a terminal meanwhile
+    addEventListener("focus", refresh);
     return () => removeEventListener("focus", refresh);
   }, []);
-  useEffect(() => { end.current?.scrollIntoView({ block: "end" }); }, [turns]);
+  return { models, chosen, setChosen, away, refresh };
+}
 
-  async function ask(text) {
-    const asked = [...turns, { role: "user", content: text }];
+/** Keep the newest text in view, unless the reader has scrolled away from it. */
+function useFollow(...changes) {
+  const view = useRef(null);
+  const follows = useRef(true);
+  useEffect(() => {
+    if (follows.current) view.current.scrollTop = view.current.scrollHeight;
+  }, changes);
+  const onScroll = () => {
+    const { scrollTop, scrollHeight, clientHeight } = view.current;
+    follows.current = scrollHeight - scrollTop - clientHeight < 60;
+  };
+  return { view, onScroll, follow: () => { follows.current = true; } };
+}
+
+function App() {
+  const { models, chosen, setChosen, away, refresh } = useModels();
+  const [turns, setTurns] = useState([]);
+  const [draft, setDraft] = useState("");
+  const [writing, setWriting] = useState(null); // the AbortController of the running answer
+  const box = useRef(null);
+  const { view, onScroll, follow } = useFollow(turns, writing);
+  const model = models?.find((m) => m.id === chosen);
+
+  useEffect(() => { box.current.focus(); }, []);
+  useEffect(() => { // the box grows with what is typed, up to the height that the style sheet allows
+    box.current.style.height = "auto";
+    box.current.style.height = `${box.current.scrollHeight + 2}px`;
+  }, [draft]);
+
+  async function ask(text, before = turns) {
+    const asked = [...before, { role: "user", content: text }];
     const answer = { role: "assistant", content: "" };
     const abort = new AbortController();
-    const show = (change) => { Object.assign(answer, change); setTurns([...asked, { ...answer }]); };
+    const show = (change, ...more) => {
+      if (abort.signal.reason === "new chat") return;
+      Object.assign(answer, change);
+      setTurns([...asked, ...(more.length && !answer.content ? [] : [{ ...answer }]), ...more]);
+    };
     setDraft("");
     setWriting(abort);
+    follow();
     show({});
     try {
-      const messages = asked.filter((t) => t.role !== "error").map(({ role, content }) => ({ role, content }));
-      const seed = Math.floor(Math.random() * 2 ** 31);
-      const body = { model: chosen, messages, stream: true, seed, temperature: 0.7, ...model?.sampling };
-      const response = await call("/v1/chat/completions", { method: "POST", body: JSON.stringify(body), signal: abort.signal });
-      if (!response.ok) throw new Error((await response.json()).error.message);
-      for await (const data of events(response)) {
-        if (data === "[DONE]") break;
-        const chunk = JSON.parse(data);
-        if (chunk.error) throw new Error(chunk.error.message);
-        const piece = chunk.choices[0]?.delta?.content;
-        if (piece) show({ content: answer.content + piece });
-        if (chunk.timings) show({ timings: chunk.timings });
-      }
+      await write(asked, abort.signal, show, answer);
     } catch (error) {
-      if (error.name === "AbortError") show({ stopped: true });
-      else setTurns([...asked, ...(answer.content ? [{ ...answer }] : []), { role: "error", content: error.message }]);
+      if (abort.signal.aborted) show({ stopped: true });
+      else show({}, { role: "error", content: error.message, hint: error.hint });
     }
-    setWriting(null);
+    setWriting((now) => (now === abort ? null : now));
     refresh();
     box.current?.focus();
   }
 
+  async function write(asked, signal, show, answer) {
+    const messages = asked.filter((t) => t.role !== "error").map(({ role, content }) => ({ role, content }));
+    const seed = Math.floor(Math.random() * 2 ** 31);
+    const body = { model: chosen, messages, stream: true, seed, temperature: 0.7, ...model?.sampling };
+    const response = await call("/v1/chat/completions", { method: "POST", body: JSON.stringify(body), signal });
+    if (!response.ok) throw new Refusal((await response.json()).error);
+    for await (const data of events(response)) {
+      if (data === "[DONE]") return;
+      const chunk = JSON.parse(data);
+      if (chunk.error) throw new Refusal(chunk.error);
+      const piece = chunk.choices[0]?.delta?.content;
+      if (piece) show({ content: answer.content + piece });
+      if (chunk.timings) show({ timings: chunk.timings });
+    }
+  }
+
+  function retry() {
+    const last = turns.findLastIndex((t) => t.role === "user");
+    ask(turns[last].content, turns.slice(0, last));
+  }
+  function fresh() {
+    writing?.abort("new chat");
+    setWriting(null);
+    setTurns([]);
+    box.current.focus();
+  }
   function submit(event) {
     event.preventDefault();
     if (draft.trim() && !writing && chosen) ask(draft.trim());
   }
   function keydown(event) {
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing) submit(event);
-    if (event.key === "Escape" && writing) writing.abort();
   }
+  useEffect(() => { // Escape stops from anywhere on the page, not only from the box
+    const stop = (event) => { if (event.key === "Escape") writing?.abort(); };
+    addEventListener("keydown", stop);
+    return () => removeEventListener("keydown", stop);
+  }, [writing]);
 
   return html`<div class="page">
     <header>
       <img src="/static/icon.svg" alt="" /><h1>conifer-gguf</h1><span class="space"></span>
-      <select aria-label="Model" value=${chosen} onChange=${(e) => setChosen(e.target.value)}>
-        ${models.map((m) => html`<option value=${m.id}>${m.id}${m.status === "ready" ? "" : ` (${m.status})`}</option>`)}
-      </select>
-      <button onClick=${() => { writing?.abort(); setTurns([]); }} disabled=${!turns.length}>New chat</button>
+      <${Picker} models=${models ?? []} chosen=${chosen} onChoose=${setChosen} />
+      <button onClick=${fresh} disabled=${!turns.length}>New chat</button>
     </header>
     <${About} model=${model} />
     <${Gate} model=${model} onChange=${refresh} />
     ${away && html`<div class="notice" role="status">The server does not answer: start it again with <code>conifer-gguf serve</code>, then come back to this page.</div>`}
-    <main aria-live="polite">
-      ${!turns.length && html`<div class="empty">
-        <h2>${models.length ? "Ask something" : "No models yet"}</h2>
-        <p>${models.length ? "The answer is computed on this machine." : "conifer-gguf pull smollm2-135m, then reload."}</p>
-        ${models.length > 0 && html`<div class="ideas">${IDEAS.map((i) => html`<button onClick=${() => ask(i)}>${i}</button>`)}</div>`}
-      </div>`}
-      ${turns.map((turn, i) => html`<${Turn} turn=${turn} writing=${writing && i === turns.length - 1} />`)}
-      <div ref=${end}></div>
+    <main aria-live="polite" ref=${view} onScroll=${onScroll}>
+      ${models && !turns.length && html`<${Empty} any=${models.length > 0} onIdea=${(idea) => ask(idea)} />`}
+      ${turns.map((turn, i) => html`<${Turn} turn=${turn} writing=${writing && i === turns.length - 1} loaded=${model?.n_ctx} onRetry=${!writing && i === turns.length - 1 && retry} />`)}
     </main>
     <form onSubmit=${submit}>
-      <textarea ref=${box} rows="2" aria-label="Message" placeholder="Message, Enter to send, Shift+Enter for a new line"
+      <textarea ref=${box} rows="1" aria-label="Message" placeholder="Message"
         value=${draft} onInput=${(e) => setDraft(e.target.value)} onKeyDown=${keydown}></textarea>
       ${writing
-        ? html`<button type="button" onClick=${() => writing.abort()}>Stop</button>`
+        ? html`<button type="button" title="Esc" onClick=${() => writing.abort()}>Stop</button>`
         : html`<button class="primary" type="submit" disabled=${!draft.trim() || !chosen}>Send</button>`}
     </form>
+    <p class="keys"><kbd>Enter</kbd> sends, <kbd>Shift</kbd>+<kbd>Enter</kbd> begins a new line, <kbd>Esc</kbd> stops an answer</p>
   </div>`;
 }
 
