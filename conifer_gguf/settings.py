@@ -26,13 +26,14 @@ RUNTIME = Variable("CONIFER_GGUF_RUNTIME", "runtime to use: auto, hybrid or llam
 REGISTER = Variable(
     "CONIFER_GGUF_REGISTER", "`bundled` registers the bundled plugins when `serve` starts", "nothing"
 )
+API_KEY = Variable("CONIFER_GGUF_API_KEY", "the key that `serve` asks for", "none")
 HF_ENDPOINT = Variable("HF_ENDPOINT", "address of the Hugging Face Hub or a mirror", "https://huggingface.co")
 HF_TOKEN = Variable("HF_TOKEN", "access token for gated or private Hub repositories", "none")
 
 # Entry points of packages that bring architectures: a module with its catalog file beside it.
 ARCHITECTURES = "conifer_gguf.architectures"
 
-VARIABLES = (HOME, RUNTIME, REGISTER, HF_ENDPOINT, HF_TOKEN)
+VARIABLES = (HOME, RUNTIME, REGISTER, API_KEY, HF_ENDPOINT, HF_TOKEN)
 
 
 def home() -> Path:

@@ -18,7 +18,7 @@ from ..gguf import read_header
 from ..native_api import registry
 from ..service import status
 from ..service.residency import EngineOptions, Residency
-from ..settings import REGISTER, format_bytes
+from ..settings import API_KEY, REGISTER, format_bytes
 from ..store import library
 from ..web.app import LOOPBACK, ServerOptions, create_app
 from ..worker.load import DEFAULT_WINDOW
@@ -36,9 +36,7 @@ EXTRA_THREADS = 8  # besides one for each answer: pages, health checks, clients 
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Any other address needs --api-key.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True)
-@click.option(
-    "--api-key", envvar="CONIFER_GGUF_API_KEY", metavar="KEY", help="Ask every API request for this key."
-)
+@click.option("--api-key", envvar=API_KEY.name, metavar="KEY", help="Ask every API request for this key.")
 @click.option("--allowed-host", multiple=True, metavar="HOST", help="Another name this server is reached by.")
 @click.option(
     "--parallel", type=click.IntRange(1, 64), default=1, show_default=True, help="Answers at the same time."

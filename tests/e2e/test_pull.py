@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import http.server
 import json
-import threading
-import urllib.parse
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
+from local_hub import REVISION, Hub
 
 from conifer_gguf.errors import BadModelFile, ChecksumMismatch, DownloadFailed, NoDiskSpace
 from conifer_gguf.store import catalog, download, library
@@ -21,7 +18,7 @@ from .conftest import TINY
 
 DATA = TINY.read_bytes()
 SHA256 = hashlib.sha256(DATA).hexdigest()
-REPO, FILE, REVISION = "forest/Pine-1B-GGUF", "Pine-1B-Q8_0.gguf", "0123456789abcdef0123456789abcdef01234567"
+REPO, FILE = "forest/Pine-1B-GGUF", "Pine-1B-Q8_0.gguf"
 
 FAMILY = """
 family = "pine"
@@ -38,96 +35,12 @@ source = [{{ quant = "Q8_0", repo = "{repo}", file = "{file}"{more} }}]
 """
 
 
-@dataclass
-class Hub:
-    """What the server has, how it misbehaves, and what was asked of it."""
-
-    data: bytes = DATA
-    sha256: str = SHA256
-    cut_after: int | None = None  # bytes, once: the connection breaks there
-    token: str | None = None
-    url: str = ""
-    ranges: list[str | None] = field(default_factory=list)
-
-    def handler(self) -> type[http.server.BaseHTTPRequestHandler]:
-        hub = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-            def do_POST(self) -> None:
-                asked = self.rfile.read(int(self.headers["content-length"]))
-                if self.path.startswith(f"/api/models/{REPO}/paths-info/"):
-                    paths = urllib.parse.parse_qs(asked.decode())["paths"]
-                    lfs = {"oid": hub.sha256, "size": len(hub.data), "pointerSize": 130}
-                    row = {"type": "file", "path": FILE, "size": len(hub.data), "oid": "0" * 40, "lfs": lfs}
-                    self.reply(200, json.dumps([row] if FILE in paths else []).encode(), "application/json")
-                else:
-                    self.reply(404, b"{}")
-
-            def do_HEAD(self) -> None:
-                self.do_GET()
-
-            def do_GET(self) -> None:
-                if hub.token and self.headers.get("Authorization") != f"Bearer {hub.token}":
-                    self.reply(401, b'{"error": "gated"}', "application/json")
-                elif not self.path.endswith(FILE):
-                    self.reply(404, b"no such file")
-                else:
-                    self.send_file()
-
-            def send_file(self) -> None:
-                start = 0
-                asked = self.headers.get("Range")
-                if self.command == "GET":
-                    hub.ranges.append(asked)
-                if asked:
-                    start = int(asked.removeprefix("bytes=").split("-")[0])
-                body = hub.data[start:]
-                self.send_response(206 if start else 200)
-                self.send_header("Content-Length", str(len(body)))
-                self.send_header("Accept-Ranges", "bytes")
-                self.send_header("ETag", f'"{hub.sha256}"')
-                self.send_header("X-Repo-Commit", REVISION)
-                self.send_header("X-Linked-Size", str(len(hub.data)))
-                self.send_header("X-Linked-Etag", f'"{hub.sha256}"')
-                if start:
-                    self.send_header("Content-Range", f"bytes {start}-{len(hub.data) - 1}/{len(hub.data)}")
-                self.end_headers()
-                if self.command == "HEAD":
-                    return
-                if hub.cut_after is not None:
-                    body, hub.cut_after = body[: hub.cut_after], None
-                    self.close_connection = True
-                self.wfile.write(body)
-
-            def reply(self, status: int, body: bytes, kind: str = "text/plain") -> None:
-                self.send_response(status)
-                self.send_header("Content-Type", kind)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                if self.command != "HEAD":
-                    self.wfile.write(body)
-
-        return Handler
-
-
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    hub = Hub()
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), hub.handler())
-    hub.url = f"http://127.0.0.1:{server.server_address[1]}"
-    monkeypatch.setenv("HF_ENDPOINT", hub.url)
-    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield hub
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with Hub(REPO, FILE, DATA).running() as running:
+        monkeypatch.setenv("HF_ENDPOINT", running.url)
+        monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+        yield running
 
 
 @pytest.fixture
