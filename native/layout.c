@@ -17,7 +17,7 @@ LAYOUT_IS(ck_error, text, 16);
 LAYOUT_IS(ck_ext, next, 24);
 LAYOUT_IS(ck_tensor, data, 40);
 LAYOUT_IS(ck_call, next, 96);
-LAYOUT_IS(ck_need, packed_bytes, 24);
+LAYOUT_IS(ck_need, reserved, 32);
 LAYOUT_IS(ck_part, packed, 40);
 LAYOUT_IS(ck_kernel, run, 56);
 LAYOUT_IS(ck_plugin, kernel, 40);

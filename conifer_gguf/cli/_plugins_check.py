@@ -65,6 +65,9 @@ def _show(report: kit.Report, sanitized: bool) -> None:
         click.echo(
             f"{op}: largest relative error {report.worst_errors().get(op, 0.0):.1e}, allowed {rtol:.0e}: {reason}"
         )
+    for op, exact in report.split_exact().items():
+        told = "the same bits" if exact else "equal within the tolerance"
+        click.echo(f"{op}: however a sequence is cut into calls, {told}")
     for row in report.failures:
         click.echo(f"\n{row.op}: {row.check} fails\n  case: {row.case}\n  {row.problem}")
     if report.problem:

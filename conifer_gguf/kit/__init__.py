@@ -33,12 +33,14 @@ def check(
     depth: Depth = "full",
     sanitize: bool = False,
     rebuild: bool = True,
+    split_exact: bool = False,
     environment: Mapping[str, str] | None = None,
     on_row: Callable[[Row], None] | None = None,
 ) -> Report:
     """Check a plugin: a folder (built first, with the sanitizers if asked), a library beside its manifest, or a name.
 
-    `environment` is added to the child's, say to choose an instruction set. `on_row` sees each row as it comes. Raises
+    `split_exact` requires that a token's bits do not depend on how its sequence is cut into calls; a kernel that
+    promises CK_SPLIT_EXACT is held to it anyway. `environment` is added to the child's, say to choose an instruction set. `on_row` sees each row as it comes. Raises
     PluginRefused for a manifest that cannot be read and a source that does not compile; everything that the library
     itself does wrong is in the report.
     """
@@ -50,7 +52,15 @@ def check(
         if has_source and (rebuild or sanitize):
             built = build(found.folder, Path(scratch) if sanitize else None, sanitize)
             library, added = built.library, {**added, **built.environment}
-        return check_library(library, folders, depth=depth, on_row=on_row, name=found.name, environment=added)
+        return check_library(
+            library,
+            folders,
+            depth=depth,
+            split_exact=split_exact,
+            on_row=on_row,
+            name=found.name,
+            environment=added,
+        )
 
 
 def check_library(
@@ -60,6 +70,7 @@ def check_library(
     depth: Depth = "full",
     shapes: Sequence[Mapping[str, int]] = (),
     rtol: float | None = None,
+    split_exact: bool = False,
     budget: Budget | None = None,
     environment: Mapping[str, str] | None = None,
     on_row: Callable[[Row], None] | None = None,
@@ -75,6 +86,7 @@ def check_library(
         "depth": depth,
         "shapes": [dict(shape) for shape in shapes],
         "rtol": rtol,
+        "split_exact": split_exact,
     }
     sanitized = bool(environment and "LD_PRELOAD" in environment)
     budget = budget or (Budget(memory=None, cpu_seconds=60.0) if sanitized else Budget())

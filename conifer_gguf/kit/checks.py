@@ -70,6 +70,7 @@ class Subject:
     reference: Callable[[Problem], tuple[list[Float64], list[Float64]]]
     depth: Depth
     rtol: float
+    split_exact: bool = False  # whether the same bits for any split are required, promised or not
 
     def variant(self, turn: int) -> Variant:
         return self.maker.variants[
@@ -223,33 +224,6 @@ def _shaped(s: Subject, label: str, shaper: Shaper, needs: str = "") -> Iterator
     for turn, variant in enumerate(usable[:: max(1, len(usable) // 5)]):
         problem = s.maker.problem(s.maker.sizes(9, turn), variant, shaper=shaper, label=label)
         yield problem.label, partial(s.solve_and_compare, problem)
-
-
-def any_split(s: Subject) -> Iterator[Case]:
-    """T tokens at once, one by one, and in pieces: the carry is all that passes between calls."""
-    for turn, cuts in enumerate(([*range(14)], [0, 1, 2, 9], [0, 5], [0, 13])):
-        problem = s.maker.problem(s.maker.sizes(14, turn), s.variant(turn), slots=[1], n_slot=2)
-        yield f"{problem.label}, cut at {cuts[1:]}", partial(_run_in_pieces, s, problem, cuts)
-    for i, shape in enumerate(s.maker.recipe.shapes[:2]):
-        problem = s.maker.problem(s.maker.sizes(150, i, shape), s.maker.usual)
-        yield (
-            f"{problem.label}, cut at [1, 64, 65, 130]",
-            partial(_run_in_pieces, s, problem, [0, 1, 64, 65, 130]),
-        )
-
-
-def _run_in_pieces(s: Subject, problem: Problem, cuts: list[int]) -> float:
-    states = problem.states
-    pieces = []
-    for a, b in zip(cuts, [*cuts[1:], problem.n_token], strict=True):
-        result = execute(s.kernel, problem.cut([(0, a, b)]).with_states(states))
-        states = result.states
-        pieces.append(result.outputs)
-    outputs = tuple(
-        np.concatenate([piece[i] for piece in pieces], o.dims[0].index(TOKENS) if o.has_tokens else 0)
-        for i, o in enumerate(problem.contract.outputs)
-    )
-    return s.compare(problem, Result(outputs, states))
 
 
 def several_sequences(s: Subject) -> Iterator[Case]:

@@ -18,13 +18,13 @@ from ..errors import PluginRefused
 from ..native_api.containment import Reporter
 from ..native_api.kernels import Kernel, Plugin, load_library
 from ..ops import Contract, read_contract
-from . import call_checks, checks, part_checks
+from . import call_checks, checks, part_checks, split_checks
 from .checks import DEPTHS, Case, Subject
 from .execution import Finding, Unsupported
 from .maker import Maker
 from .problem import Problem, solve
 from .recipe import Recipe, read_recipe
-from .report import Row, Verdict
+from .report import SAME_BITS, Row, Verdict
 from .values import Float64
 
 # The cheap ones first: registering stops at the first that fails.
@@ -34,7 +34,8 @@ CHECKS: Final = {
     "empty sequences and calls": checks.empty_calls,
     "padding rows": checks.padding_rows,
     "several sequences in one call": checks.several_sequences,
-    "any split of the tokens": checks.any_split,
+    "any split of the tokens": split_checks.any_split,
+    SAME_BITS: split_checks.same_bits_for_any_split,
     "strided and offset operands": checks.strided_operands,
     "any number of parts": part_checks.any_number_of_parts,
     "parts own what they write": part_checks.parts_own_what_they_write,
@@ -90,7 +91,8 @@ def run_checks(
         alive[id(problem)] = problem  # keeps the id taken
         return solved(id(problem))
 
-    subject = Subject(kernel, Maker(contract, recipe), remember, DEPTHS[request["depth"]], rtol)
+    depth, exact = DEPTHS[request["depth"]], bool(request.get("split_exact"))
+    subject = Subject(kernel, Maker(contract, recipe), remember, depth, rtol, exact)
     for name, check in CHECKS.items():
         row = _run_check(reporter, kernel.op, name, check(subject))
         reporter.send({"row": vars(row)})

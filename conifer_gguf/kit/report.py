@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+SAME_BITS = "same bits for any split"  # the check whose error is 0 where a split changes no bit
+
 Verdict = Literal["passes", "fails", "unsupported"]
 
 
@@ -53,8 +55,14 @@ class Report:
                 worst[row.op] = max(worst.get(row.op, 0.0), row.error)
         return worst
 
+    def split_exact(self) -> dict[str, bool]:
+        """For each op that was tried: whether every split of the tokens gave the same bits, promised or not."""
+        rows = [row for row in self.rows if row.check == SAME_BITS and row.verdict != "unsupported"]
+        return {row.op: row.verdict == "passes" and row.error is None for row in rows}
+
     def to_json(self) -> dict[str, Any]:
-        return {"passes": self.passes, "worst_errors": self.worst_errors(), **asdict(self)}
+        computed = {"worst_errors": self.worst_errors(), "split_exact": self.split_exact()}
+        return {"passes": self.passes, **computed, **asdict(self)}
 
     def require(self) -> None:
         """For tests: AssertionError with a line for each failure."""

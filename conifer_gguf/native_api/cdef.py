@@ -58,6 +58,7 @@ UNSUPPORTED: Final[int] = _constants.CK_UNSUPPORTED
 INTERNAL: Final[int] = _constants.CK_INTERNAL
 BAD_SHAPE: Final[int] = _constants.CK_BAD_SHAPE
 CONSTANT: Final[int] = _constants.CK_CONSTANT
+SPLIT_EXACT: Final[int] = _constants.CK_SPLIT_EXACT
 
 # dtype -> (elements, bytes) of one block; GGUF's own numbers for the quantised types.
 BLOCK: Final[dict[str, tuple[int, int]]] = {

@@ -30,11 +30,15 @@ _ELF_MACHINE: Final = {62: "x86_64", 183: "aarch64", 243: "riscv64", 3: "i386", 
 
 @dataclass(frozen=True)
 class Need:
-    """What a plan asks for. Bytes; scratch and packed memory start at multiples of 64."""
+    """What a plan asks for. Bytes; scratch and packed memory start at multiples of 64.
+
+    `split_exact` is what the kernel promises: the same bits however a sequence's tokens are cut into calls.
+    """
 
     n_phase: int
     scratch_bytes: int
     packed_bytes: int
+    split_exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,8 @@ class Kernel:
             raise self.failed(cdef.INTERNAL, "its plan has 0 phases")
         if need.packed_bytes and self.pointer.pack == ffi.NULL:
             raise self.failed(cdef.INTERNAL, f"asks for {need.packed_bytes} packed bytes, pack is NULL")
-        return Need(need.n_phase, need.scratch_bytes, need.packed_bytes)
+        exact = bool(need.flags & cdef.SPLIT_EXACT)
+        return Need(need.n_phase, need.scratch_bytes, need.packed_bytes, exact)
 
     def pack(self, call: Call, packed: int, part: int = 0, n_part: int = 1) -> None:
         """Write one part of the packed form of the constants to address `packed`. Raises KernelFailed."""

@@ -50,6 +50,7 @@ static ck_status CK_CALL plan(const void *self, const ck_call *c, uint32_t max_p
     CK_TRY(check(c, err));
     const int64_t C = c->input[WEIGHT]->dim[0], K = c->input[WEIGHT]->dim[1];
     need->n_phase = 1;
+    ck_promise(need, CK_SPLIT_EXACT);
     need->scratch_bytes = 0;
     need->packed_bytes = sizeof(float) * (uint64_t)((K + 1) * whole_vectors(C));
     return CK_OK;

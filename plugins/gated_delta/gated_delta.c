@@ -13,21 +13,22 @@ enum { Q, K, V, GATE, BETA, A, DT_BIAS, N_INPUT };
 enum { HEAD_MAP, QK_NORM, BETA_ACT, N_INT };
 enum { SCALE, EPS, N_REAL };
 enum {
-    CHUNK = 16, /* tokens that prefill works on together; a multiple of every CK_LANES */
-    FEW = 4     /* below this the carry is advanced token by token, without turning it round */
+    CHUNK = 8,    /* tokens that are prepared together and that a block of rows passes before the next block */
+    LONGEST = 16, /* CHUNK rounded up to whole vectors of any set */
+    ROWS = 4      /* rows of the carry in one pass: as many sums as hide the latency of a multiply-add */
 };
 
 typedef struct {
     const ck_tensor *q, *k, *v, *gate, *beta, *o;
     const float     *a, *dt_bias; /* may be NULL */
     int64_t          H, J, I, V;
-    int64_t          deep, wide; /* I and V rounded up to whole vectors of any set */
+    int64_t          deep; /* I rounded up to whole vectors of any set */
     float            scale, eps;
     int              tiled, normalise, sigmoid, per_channel;
 } delta_call;
 
 typedef struct { /* scratch of one part */
-    float *carry, *k, *q, *turned, *decay, *faded, *out, *written, *read, *mixed, *ones;
+    float *k, *q, *decay, *faded_k, *faded_q, *alpha, *beta, *both;
 } delta_room;
 
 #define CK_LOOPS "gated_delta_loops.h"
@@ -35,10 +36,7 @@ typedef struct { /* scratch of one part */
 
 static int64_t whole_vectors(int64_t n) { return (n + 15) / 16 * 16; }
 
-static int64_t room_of_part(int64_t I, int64_t V) {
-    const int64_t deep = whole_vectors(I), wide = whole_vectors(V);
-    return I * wide + (3 * CHUNK + 3) * deep + 3 * CHUNK * wide + 2 * CHUNK * CHUNK + CHUNK;
-}
+static int64_t room_of_part(int64_t I) { return 5 * CHUNK * whole_vectors(I) + 3 * LONGEST; }
 
 static ck_status check_sizes(const ck_call *c, ck_error *err) {
     const int64_t T = c->input[Q]->dim[0], J = c->input[Q]->dim[1], I = c->input[Q]->dim[2];
@@ -87,28 +85,23 @@ static ck_status CK_CALL plan(const void *self, const ck_call *c, uint32_t max_p
     (void)self;
     CK_TRY(check(c, err));
     need->n_phase = 1;
-    need->scratch_bytes = sizeof(float) * (uint64_t)(max_part * room_of_part(c->input[Q]->dim[2], c->input[V]->dim[2]));
+    ck_promise(need, CK_SPLIT_EXACT);
+    need->scratch_bytes = sizeof(float) * (uint64_t)(max_part * room_of_part(c->input[Q]->dim[2]));
     need->packed_bytes = 0;
     return CK_OK;
 }
 
 static delta_room lay_out(float *scratch, const delta_call *s, uint32_t part) {
     delta_room r;
-    float *at = scratch + part * room_of_part(s->I, s->V);
-    r.carry = at, at += s->I * s->wide;
+    float *at = scratch + part * room_of_part(s->I);
     r.k = at, at += CHUNK * s->deep;
-    r.turned = at, at += 2 * CHUNK * s->deep; /* decayed keys, then decayed queries */
-    r.q = at, at += s->deep;
-    r.decay = at, at += s->deep;
-    r.faded = at, at += s->deep;
-    r.out = at, at += 2 * CHUNK * s->wide;
-    r.written = at, at += CHUNK * s->wide;
-    r.read = at, at += CHUNK * CHUNK;
-    r.mixed = at, at += CHUNK * CHUNK;
-    r.ones = at;
-    for (int i = 0; i < CHUNK; i++) {
-        r.ones[i] = 1.0f;
-    }
+    r.q = at, at += CHUNK * s->deep;
+    r.decay = at, at += CHUNK * s->deep;
+    r.faded_k = at, at += CHUNK * s->deep;
+    r.faded_q = at, at += CHUNK * s->deep;
+    r.alpha = at, at += LONGEST;
+    r.beta = at, at += LONGEST;
+    r.both = at;
     return r;
 }
 
@@ -121,7 +114,7 @@ static ck_status CK_CALL run(const void *self, const ck_part *part) {
         .q = c->input[Q], .k = c->input[K], .v = c->input[V], .gate = c->input[GATE], .beta = c->input[BETA],
         .o = c->output[0], .a = constant(c->input[A]), .dt_bias = constant(c->input[DT_BIAS]),
         .H = c->input[V]->dim[1], .J = c->input[Q]->dim[1], .I = c->input[Q]->dim[2], .V = c->input[V]->dim[2],
-        .deep = whole_vectors(c->input[Q]->dim[2]), .wide = whole_vectors(c->input[V]->dim[2]),
+        .deep = whole_vectors(c->input[Q]->dim[2]),
         .scale = (float)c->real_attr[SCALE], .eps = (float)c->real_attr[EPS], .tiled = c->int_attr[HEAD_MAP] == 1,
         .normalise = c->int_attr[QK_NORM] == 1, .sigmoid = c->int_attr[BETA_ACT] == 1,
         .per_channel = c->input[GATE]->rank == 3,

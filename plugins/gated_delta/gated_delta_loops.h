@@ -1,21 +1,19 @@
 /* The loops of conifer.gated_delta/1, for one instruction set. Included by gated_delta.c through conifer_simd.h.
  *
- * Prefill works in chunks of Q tokens. With c[t] the product of the decays from the chunk's start to t, k[s|t] the key of s
- * decayed on to t, S the carry at the start (here [I][V]) and u[t] what token t writes, the recurrence unrolls to
+ * Rows of the carry (one a value channel) are independent. Each is advanced token by token as it lies in the pool, and sums its
+ * I products in the same order however many tokens the call has, so a token's bits do not depend on that. With alpha the decay,
+ * a token needs S k and S q of the carry S before it:
  *
- *     u[t] = beta[t] (v[t] - (c[t] k[t]) S - sum over s < t of (k[t] . k[s|t]) u[s])
- *     o[t] = (c[t] q[t]) S + sum over s <= t of (q[t] . k[s|t]) u[s]
- *     S   <- c[Q] S + sum over s of k[s|Q]' u[s]
+ *     u = beta (v - (alpha S) k);  S <- alpha S + u k';  o = scale ((alpha S) q + (k . q) u)
  *
- * (the WY form of Yang et al. 2024, arXiv:2412.06464, section 3.3, solved row by row). Decays are multiplied on and never
- * divided by, so a key that fades to 0 does no harm; one decay per head and one per key channel are the same code. */
+ * so the pass that writes S for one token also sums both products for the next: four operations an element, as many as the
+ * recurrence has. A chunk of tokens is prepared once for all rows of a head; it only decides what is in the cache. */
 
 /* to = from, or from / |from|, times scale; padded with zeros to s->deep. */
 CK_FN void CK_ISA(copy_row)(const delta_call *s, const float *from, float scale, float *to) {
     ckv sum = ck_all(0.0f);
     for (int64_t i = 0; i < s->deep; i += CK_LANES) {
-        const int64_t left = s->I - i;
-        const ckv v = left >= CK_LANES ? ck_load(from + i) : left > 0 ? ck_load_part(from + i, left) : ck_all(0.0f);
+        const ckv v = s->I - i >= CK_LANES ? ck_load(from + i) : ck_load_part(from + i, s->I - i);
         sum = ck_fma(v, v, sum);
         ck_store(to + i, v);
     }
@@ -25,150 +23,153 @@ CK_FN void CK_ISA(copy_row)(const delta_call *s, const float *from, float scale,
     }
 }
 
-/* The decay of token t: s->deep values, all equal where the gate is one per head. */
-CK_FN void CK_ISA(decays)(const delta_call *s, int64_t h, int64_t t, float *to) {
-    const int64_t n = s->per_channel ? s->I : 1, stored = s->per_channel ? s->deep : 1;
-    const float *gate = s->per_channel ? ck_at2(s->gate, t, h) : ck_at(s->gate, t) + h;
-    const float *bias = s->dt_bias ? s->dt_bias + h * n : NULL;
-    for (int64_t i = 0; i < stored; i += CK_LANES) {
-        const int64_t left = n - i; /* below 1 in the padding */
-        ckv g = left >= CK_LANES ? ck_load(gate + i) : ck_load_part(gate + i, left);
-        if (s->a) {
-            if (bias) {
-                g += left >= CK_LANES ? ck_load(bias + i) : ck_load_part(bias + i, left);
-            }
-            g = ck_all(s->a[h]) * ck_softplus(g);
+/* Decays from n gates that lie one after another; A and the bias may be missing. */
+CK_FN ckv CK_ISA(decay_of)(const delta_call *s, int64_t h, ckv gate, ckv bias) {
+    return ck_exp(s->a ? ck_all(s->a[h]) * ck_softplus(gate + bias) : gate);
+}
+
+/* alpha (one a head) and beta of n tokens. */
+static void CK_ISA(head_gates)(const delta_call *s, int64_t h, int64_t start, int64_t n, const delta_room *r) {
+    for (int64_t t = 0; t < n; t += CK_LANES) {
+        float gate[CK_LANES] = {0}, beta[CK_LANES] = {0};
+        for (int64_t i = 0; i < CK_LANES && t + i < n; i++) {
+            gate[i] = s->per_channel ? 0.0f : ck_at(s->gate, start + t + i)[h];
+            beta[i] = ck_at(s->beta, start + t + i)[h];
         }
-        ck_store(to + i, ck_exp(g));
-    }
-    for (int64_t i = 0; stored == 1 && i < s->deep; i += CK_LANES) {
-        ck_store(to + i, ck_all(to[0]));
+        const ckv b = ck_load(beta), bias = ck_all(s->dt_bias && !s->per_channel ? s->dt_bias[h] : 0.0f);
+        ck_store(r->beta + t, s->sigmoid ? 1.0f / (ck_exp(-b) + 1.0f) : b);
+        ck_store(r->alpha + t, s->per_channel ? ck_all(1.0f) : CK_ISA(decay_of)(s, h, ck_load(gate), bias));
     }
 }
 
-CK_FN float CK_ISA(strength)(const delta_call *s, int64_t h, int64_t t) {
-    const float beta = ck_at(s->beta, t)[h];
-    return s->sigmoid ? 1.0f / (1.0f + expf(-beta)) : beta;
-}
-
-/* Few tokens: each row of the carry, as it lies in the pool, is read twice and written once. */
-static void CK_ISA(delta_few)(const delta_call *s, int64_t h, int64_t start, int64_t n, float *carry, const delta_room *r) {
-    const int64_t I = s->I, kh = s->tiled ? h % s->J : h / (s->H / s->J);
-    for (int64_t t = start; t < start + n; t++) {
-        float *k = r->k, *q = r->q, *decay = r->decay, *dk = r->turned, *dq = r->turned + s->deep;
-        CK_ISA(copy_row)(s, ck_at2(s->k, t, kh), 1.0f, k);
-        CK_ISA(copy_row)(s, ck_at2(s->q, t, kh), s->scale, q);
-        CK_ISA(decays)(s, h, t, decay);
+/* Keys and queries of n tokens and their products k . q; with a decay per channel also decay, decay k and decay q. */
+static void CK_ISA(prepare)(const delta_call *s, int64_t h, int64_t start, int64_t n, const delta_room *r) {
+    const int64_t deep = s->deep, kh = s->tiled ? h % s->J : h / (s->H / s->J);
+    CK_ISA(head_gates)(s, h, start, n, r);
+    for (int64_t t = 0; t < n; t++) {
+        float *k = r->k + t * deep, *q = r->q + t * deep, *decay = r->decay + t * deep;
+        CK_ISA(copy_row)(s, ck_at2(s->k, start + t, kh), 1.0f, k);
+        CK_ISA(copy_row)(s, ck_at2(s->q, start + t, kh), s->scale, q);
         ckv both = ck_all(0.0f);
-        for (int64_t i = 0; i < s->deep; i += CK_LANES) {
-            ck_store(dk + i, ck_load(decay + i) * ck_load(k + i));
-            ck_store(dq + i, ck_load(decay + i) * ck_load(q + i));
+        for (int64_t i = 0; i < deep; i += CK_LANES) {
             both = ck_fma(ck_load(k + i), ck_load(q + i), both);
         }
-        const float kq = ck_sum(both), beta = CK_ISA(strength)(s, h, t);
-        const float *v = ck_at2(s->v, t, h);
-        float *o = ck_at2(s->o, t, h);
-        const int64_t whole = I - I % CK_LANES;
-        for (int64_t j = 0; j < s->V; j++) {
-            float *row = carry + j * I;
-            ckv read = ck_all(0.0f), out = ck_all(0.0f);
-            for (int64_t i = 0; i < whole; i += CK_LANES) {
-                const ckv state = ck_load(row + i);
-                read = ck_fma(state, ck_load(dk + i), read);
-                out = ck_fma(state, ck_load(dq + i), out);
-            }
-            if (whole < I) {
-                const ckv state = ck_load_part(row + whole, I - whole);
-                read = ck_fma(state, ck_load(dk + whole), read);
-                out = ck_fma(state, ck_load(dq + whole), out);
-            }
-            const float u = beta * (v[j] - ck_sum(read));
-            o[j] = ck_sum(out) + u * kq;
-            const ckv write = ck_all(u);
-            for (int64_t i = 0; i < whole; i += CK_LANES) {
-                ck_store(row + i, ck_fma(write, ck_load(k + i), ck_load(decay + i) * ck_load(row + i)));
-            }
-            if (whole < I) {
-                const ckv state = ck_load(decay + whole) * ck_load_part(row + whole, I - whole);
-                ck_store_part(row + whole, ck_fma(write, ck_load(k + whole), state), I - whole);
-            }
+        r->both[t] = ck_sum(both);
+        const float *gate = s->per_channel ? ck_at2(s->gate, start + t, h) : NULL;
+        for (int64_t i = 0; gate && i < deep; i += CK_LANES) {
+            const int64_t left = s->I - i;
+            const ckv bias = s->dt_bias ? ck_load_part(s->dt_bias + h * s->I + i, left) : ck_all(0.0f);
+            const ckv d = CK_ISA(decay_of)(s, h, ck_load_part(gate + i, left), bias);
+            ck_store(decay + i, d);
+            ck_store(r->faded_k + t * deep + i, d * ck_load(k + i));
+            ck_store(r->faded_q + t * deep + i, d * ck_load(q + i));
         }
     }
 }
 
-CK_FN float CK_ISA(dot)(const float *a, const float *b, int64_t n) {
-    ckv sum = ck_all(0.0f);
-    for (int64_t i = 0; i < n; i += CK_LANES) {
-        sum = ck_fma(ck_load(a + i), ck_load(b + i), sum);
+/* One pass over ROWS or 1 rows of the carry. `write`: S <- decay S + u k. `read`: then the products of S with the next token's
+ * key and query, in one vector of partial sums a row each. */
+CK_FN void CK_ISA(advance_rows)(int n_row, int channels, int write, int read, const delta_call *s, float alpha, const float *decay, const float *u,
+                        const float *k, const float *next_k, const float *next_q, float *carry, ckv *with_k, ckv *with_q) {
+    const int64_t I = s->I, whole = I - I % CK_LANES;
+    ckv sum_k[ROWS], sum_q[ROWS], add[ROWS];
+#pragma GCC unroll 8
+    for (int r = 0; r < n_row; r++) {
+        sum_k[r] = sum_q[r] = ck_all(0.0f);
+        add[r] = write ? ck_all(u[r]) : ck_all(0.0f);
     }
-    return ck_sum(sum);
-}
-
-/* Keys and queries of a chunk: products among themselves, and decayed from the chunk's start and to its end. */
-static void CK_ISA(chunk_keys)(const delta_call *s, int64_t h, int64_t start, int64_t n, const delta_room *r) {
-    const int64_t deep = s->deep, kh = s->tiled ? h % s->J : h / (s->H / s->J);
-    for (int64_t i = 0; i < deep; i += CK_LANES) {
-        ck_store(r->faded + i, ck_all(1.0f));
-    }
-    for (int64_t t = 0; t < n; t++) {
-        float *k = r->k + t * deep, *dk = r->turned + t * deep, *dq = r->turned + (n + t) * deep;
-        CK_ISA(copy_row)(s, ck_at2(s->k, start + t, kh), 1.0f, k);
-        CK_ISA(copy_row)(s, ck_at2(s->q, start + t, kh), s->scale, r->q);
-        CK_ISA(decays)(s, h, start + t, r->decay);
-        for (int64_t i = 0; i < deep; i += CK_LANES) {
-            const ckv c = ck_load(r->faded + i) * ck_load(r->decay + i);
-            ck_store(r->faded + i, c);
-            ck_store(dk + i, c * ck_load(k + i));
-            ck_store(dq + i, c * ck_load(r->q + i));
-        }
-        for (int64_t e = 0; e < t; e++) {
-            float *earlier = r->k + e * deep; /* k[e|t-1] becomes k[e|t] */
-            ckv with_k = ck_all(0.0f), with_q = ck_all(0.0f);
-            for (int64_t i = 0; i < deep; i += CK_LANES) {
-                const ckv v = ck_load(earlier + i) * ck_load(r->decay + i);
-                ck_store(earlier + i, v);
-                with_k = ck_fma(v, ck_load(k + i), with_k);
-                with_q = ck_fma(v, ck_load(r->q + i), with_q);
+    for (int64_t i = 0; i < whole; i += CK_LANES) {
+        const ckv key = write ? ck_load(k + i) : ck_all(0.0f), fade = channels ? ck_load(decay + i) : ck_all(alpha);
+        const ckv ahead = read ? ck_load(next_k + i) : key;
+#pragma GCC unroll 8
+        for (int r = 0; r < n_row; r++) {
+            ckv state = ck_load(carry + r * I + i);
+            if (write) {
+                state = ck_fma(add[r], key, fade * state);
+                ck_store(carry + r * I + i, state);
             }
-            r->read[t * CHUNK + e] = -ck_sum(with_k);
-            r->mixed[t * CHUNK + e] = ck_sum(with_q);
-        }
-        r->mixed[t * CHUNK + t] = CK_ISA(dot)(k, r->q, deep);
-    }
-}
-
-/* u[t] for all tokens of a chunk; r->out holds (c k) S in its first n rows. */
-static void CK_ISA(chunk_writes)(const delta_call *s, int64_t h, int64_t start, int64_t n, const delta_room *r) {
-    const int64_t wide = s->wide;
-    for (int64_t t = 0; t < n; t++) {
-        const float *v = ck_at2(s->v, start + t, h);
-        const ckv beta = ck_all(CK_ISA(strength)(s, h, start + t));
-        for (int64_t j = 0; j < wide; j += CK_LANES) {
-            const int64_t left = s->V - j;
-            const ckv value = left >= CK_LANES ? ck_load(v + j) : left > 0 ? ck_load_part(v + j, left) : ck_all(0.0f);
-            ckv u = value - ck_load(r->out + t * wide + j);
-            for (int64_t e = 0; e < t; e++) {
-                u = ck_fma(ck_all(r->read[t * CHUNK + e]), ck_load(r->written + e * wide + j), u);
+            if (read) {
+                sum_k[r] = ck_fma(state, ahead, sum_k[r]);
+                sum_q[r] = ck_fma(state, ck_load(next_q + i), sum_q[r]);
             }
-            ck_store(r->written + t * wide + j, beta * u);
+        }
+    }
+    if (whole < I) {
+        const ckv key = write ? ck_load(k + whole) : ck_all(0.0f), fade = channels ? ck_load(decay + whole) : ck_all(alpha);
+#pragma GCC unroll 8
+        for (int r = 0; r < n_row; r++) {
+            ckv state = ck_load_part(carry + r * I + whole, I - whole);
+            if (write) {
+                state = ck_fma(add[r], key, fade * state);
+                ck_store_part(carry + r * I + whole, state, I - whole);
+            }
+            if (read) {
+                sum_k[r] = ck_fma(state, ck_load(next_k + whole), sum_k[r]);
+                sum_q[r] = ck_fma(state, ck_load(next_q + whole), sum_q[r]);
+            }
+        }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; read && r < n_row; r++) {
+        with_k[r] = sum_k[r], with_q[r] = sum_q[r];
+    }
+}
+
+/* A pass over a block of `live` <= CK_LANES rows: writes token t, unless it is -1, and reads for token t + 1, unless it is n;
+ * then u and o of token t + 1. */
+CK_FN void CK_ISA(step)(const delta_call *s, int channels, int write, int read, int64_t t, int64_t live, const delta_room *r,
+                        float *carry, const float *v, float *u, float *o) {
+    const int64_t deep = s->deep, now = write ? t : 0, next = read ? t + 1 : 0;
+    const float *decay = channels ? r->decay + now * deep : NULL, *k = r->k + now * deep;
+    const float *next_k = (channels ? r->faded_k : r->k) + next * deep, *next_q = (channels ? r->faded_q : r->q) + next * deep;
+    const float alpha = r->alpha[now];
+    ckv with_k[CK_LANES], with_q[CK_LANES];
+    if (live == CK_LANES) {
+        for (int i = 0; i < CK_LANES; i += ROWS) {
+            CK_ISA(advance_rows)(ROWS, channels, write, read, s, alpha, decay, u + i, k, next_k, next_q, carry + i * s->I, with_k + i, with_q + i);
+        }
+    } else {
+        for (int i = 0; i < CK_LANES; i++) {
+            with_k[i] = with_q[i] = ck_all(0.0f);
+        }
+        for (int64_t i = 0; i < live; i++) {
+            CK_ISA(advance_rows)(1, channels, write, read, s, alpha, decay, u + i, k, next_k, next_q, carry + i * s->I, with_k + i, with_q + i);
+        }
+    }
+    if (read) {
+        const ckv value = live == CK_LANES ? ck_load(v) : ck_load_part(v, live), fade = ck_all(r->alpha[next]);
+        const ckv error = ck_fma(-fade, ck_sums(with_k), value), add = ck_all(r->beta[next]) * error;
+        const ckv out = ck_fma(ck_all(r->both[next]), add, fade * ck_sums(with_q));
+        ck_store(u, add);
+        if (live == CK_LANES) {
+            ck_store(o, out);
+        } else {
+            ck_store_part(o, out, live);
         }
     }
 }
 
-/* One chunk of one head; `carry` is [I][wide]. */
-static void CK_ISA(delta_chunk)(const delta_call *s, int64_t h, int64_t start, int64_t n, float *carry, const delta_room *r) {
-    const int64_t deep = s->deep, wide = s->wide;
-    memset(r->mixed, 0, CHUNK * CHUNK * sizeof(float));
-    CK_ISA(chunk_keys)(s, h, start, n, r);
-    ck_product(2 * n, wide, s->I, r->turned, deep, 1, carry, wide, NULL, r->out, wide);
-    CK_ISA(chunk_writes)(s, h, start, n, r);
-    for (int64_t t = 0; t < n; t += 6) {
-        const int64_t rows = n - t < 6 ? n - t : 6;
-        ck_product(rows, wide, t + rows, r->mixed + t * CHUNK, CHUNK, 1, r->written, wide, r->ones, r->out + (n + t) * wide, wide);
+/* n tokens for one block of rows. */
+CK_FN void CK_ISA(delta_rows)(const delta_call *s, int channels, int64_t h, int64_t start, int64_t n, int64_t j, int64_t live,
+                              const delta_room *r, float *carry) {
+    float u[CK_LANES];
+    CK_ISA(step)(s, channels, 0, 1, -1, live, r, carry, ck_at2(s->v, start, h) + j, u, ck_at2(s->o, start, h) + j);
+    for (int64_t t = 0; t + 1 < n; t++) {
+        const float *v = ck_at2(s->v, start + t + 1, h) + j;
+        CK_ISA(step)(s, channels, 1, 1, t, live, r, carry, v, u, ck_at2(s->o, start + t + 1, h) + j);
     }
-    ck_product(s->I, wide, n, r->k, 1, deep, r->written, wide, r->faded, carry, wide);
-    for (int64_t t = 0; t < n; t++) {
-        memcpy(ck_at2(s->o, start + t, h), r->out + (n + t) * wide, (size_t)s->V * sizeof(float));
+    CK_ISA(step)(s, channels, 1, 0, n - 1, live, r, carry, NULL, u, NULL);
+}
+
+/* All rows of one head. */
+CK_FN void CK_ISA(delta_head)(const delta_call *s, int channels, int64_t h, int64_t start, int64_t n, const delta_room *r,
+                              float *carry) {
+    for (int64_t j = 0; j < s->V; j += CK_LANES) {
+        const int64_t live = s->V - j < CK_LANES ? s->V - j : CK_LANES;
+        if (n == 1) { /* each carry is read once, and its rows lie too near each other for the processor to foresee it */
+            ck_fetch(carry + (j + CK_LANES) * s->I, CK_LANES * s->I);
+        }
+        CK_ISA(delta_rows)(s, channels, h, start, n, j, live, r, carry + j * s->I);
     }
 }
 
@@ -176,15 +177,14 @@ static void CK_ISA(delta_chunk)(const delta_call *s, int64_t h, int64_t start, i
 static void CK_ISA(delta_sequence)(const delta_call *s, int64_t head, int64_t end, int64_t start, int64_t n, float *pool,
                                    const delta_room *r) {
     for (int64_t h = head; h < end; h++) {
-        float *carry = pool + h * s->V * s->I;
-        if (n < FEW) {
-            CK_ISA(delta_few)(s, h, start, n, carry, r);
-            continue;
-        }
-        ck_transpose(carry, s->I, s->V, s->I, r->carry, s->wide);
         for (int64_t at = 0; at < n; at += CHUNK) {
-            CK_ISA(delta_chunk)(s, h, start + at, n - at < CHUNK ? n - at : CHUNK, r->carry, r);
+            const int64_t rows = n - at < CHUNK ? n - at : CHUNK;
+            CK_ISA(prepare)(s, h, start + at, rows, r);
+            if (s->per_channel) {
+                CK_ISA(delta_head)(s, 1, h, start + at, rows, r, pool + h * s->V * s->I);
+            } else {
+                CK_ISA(delta_head)(s, 0, h, start + at, rows, r, pool + h * s->V * s->I);
+            }
         }
-        ck_transpose(r->carry, s->wide, s->I, s->V, carry, s->I);
     }
 }

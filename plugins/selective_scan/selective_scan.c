@@ -57,6 +57,7 @@ static ck_status CK_CALL plan(const void *self, const ck_call *c, uint32_t max_p
     CK_TRY(check(c, err));
     const int64_t M = c->input[A]->dim[0], N = c->input[A]->dim[1];
     need->n_phase = 1;
+    ck_promise(need, CK_SPLIT_EXACT);
     need->scratch_bytes = sizeof(float) * (uint64_t)(max_part * N * BLOCK);
     need->packed_bytes = sizeof(float) * (uint64_t)(blocks_of(M) * BLOCK * N);
     return CK_OK;

@@ -10,31 +10,26 @@
 
 enum { X, DT, A, B, C, DT_BIAS, D, Z, N_INPUT };
 enum {
-    CHUNK = 32, /* tokens that prefill works on together; a multiple of every CK_LANES */
-    FEW = 6     /* below this the carry is advanced token by token, without turning it round */
+    CHUNK = 8,   /* tokens that a block of rows passes before the next block: their B and C stay in the nearest cache */
+    LONGEST = 16, /* CHUNK rounded up to whole vectors of any set */
+    ROWS = 4     /* rows of the carry in one pass: as many sums as hide the latency of a multiply-add */
 };
 
 typedef struct {
     const ck_tensor *x, *dt, *B, *C, *z, *y; /* z may be NULL */
     const float     *a, *dt_bias, *d;        /* dt_bias and d may be NULL */
-    int64_t          H, P, N, G, width;      /* width: P rounded up to whole vectors of any set */
+    int64_t          H, P, N, G;
     float            dt_min, dt_max;
     int              softplus;
 } scan_call;
 
-/* Scratch of one part; `carry` belongs to all parts, [H][N][width]. */
+/* Of one chunk, on the stack: delta and exp(delta A) of each token. */
 typedef struct {
-    float *carry, *x, *x_last, *y, *scores, *mixed, *b_turned, *keep, *decay, *rest, *delta;
-} scan_room;
+    float delta[LONGEST], decay[LONGEST];
+} scan_steps;
 
 #define CK_LOOPS "ssd_scan_loops.h"
 #include "conifer_simd.h"
-
-static int64_t whole_vectors(int64_t n) { return (n + 15) / 16 * 16; }
-
-static int64_t room_of_part(int64_t P, int64_t N) {
-    return 3 * CHUNK * whole_vectors(P) + 2 * CHUNK * CHUNK + CHUNK * N + whole_vectors(N) + 4 * CHUNK;
-}
 
 static ck_status check(const ck_call *c, ck_error *err) {
     static const char *const name[N_INPUT] = {"x", "dt", "A", "B", "C", "dt_bias", "D", "z"};
@@ -65,32 +60,16 @@ static ck_status CK_CALL supports(const void *self, const ck_call *call, ck_erro
 }
 
 static ck_status CK_CALL plan(const void *self, const ck_call *c, uint32_t max_part, ck_need *need, ck_error *err) {
-    (void)self;
+    (void)self, (void)max_part;
     CK_TRY(check(c, err));
-    const int64_t H = c->input[X]->dim[1], P = c->input[X]->dim[2], N = c->input[B]->dim[2];
     need->n_phase = 1;
-    need->scratch_bytes = sizeof(float) * (uint64_t)(H * N * whole_vectors(P) + max_part * room_of_part(P, N));
+    ck_promise(need, CK_SPLIT_EXACT);
+    need->scratch_bytes = 0;
     need->packed_bytes = 0;
     return CK_OK;
 }
 
 static const float *constant(const ck_tensor *t) { return t != NULL ? (const float *)t->data : NULL; }
-
-static scan_room lay_out(float *scratch, const scan_call *s, uint32_t part) {
-    scan_room r = {.carry = scratch};
-    float *at = scratch + s->H * s->N * s->width + part * room_of_part(s->P, s->N);
-    r.x = at, at += CHUNK * s->width;
-    r.x_last = at, at += CHUNK * s->width;
-    r.y = at, at += CHUNK * s->width;
-    r.scores = at, at += CHUNK * CHUNK;
-    r.mixed = at, at += CHUNK * CHUNK;
-    r.b_turned = at, at += CHUNK * s->N;
-    r.keep = at, at += whole_vectors(s->N);
-    r.decay = at, at += CHUNK;
-    r.rest = at, at += CHUNK;
-    r.delta = at;
-    return r;
-}
 
 static ck_status CK_CALL run(const void *self, const ck_part *part) {
     (void)self;
@@ -99,16 +78,13 @@ static ck_status CK_CALL run(const void *self, const ck_part *part) {
         .x = c->input[X], .dt = c->input[DT], .B = c->input[B], .C = c->input[C], .z = c->input[Z], .y = c->output[0],
         .a = constant(c->input[A]), .dt_bias = constant(c->input[DT_BIAS]), .d = constant(c->input[D]),
         .H = c->input[X]->dim[1], .P = c->input[X]->dim[2], .N = c->input[B]->dim[2], .G = c->input[B]->dim[1],
-        .width = whole_vectors(c->input[X]->dim[2]),
         .dt_min = (float)c->real_attr[0], .dt_max = (float)c->real_attr[1], .softplus = c->int_attr[0] != 0,
     };
     const int64_t head = ck_share(s.H, part->part, part->n_part), end = ck_share(s.H, part->part + 1, part->n_part);
-    const scan_room room = lay_out(part->scratch, &s, part->part);
     for (uint32_t i = 0; i < c->n_seq; i++) {
         const int64_t start = c->seq_start[i], n = c->seq_start[i + 1] - start;
         if (n > 0 && head < end) {
-            float *pool = ck_at(c->state[0], c->slot[i]);
-            CK_DISPATCH(scan_sequence, &s, head, end, start, n, pool, &room);
+            CK_DISPATCH(scan_sequence, &s, head, end, start, n, ck_at(c->state[0], c->slot[i]));
         }
     }
     for (int64_t t = c->seq_start[c->n_seq]; t < s.y->dim[0]; t++) {
