@@ -20,7 +20,7 @@ from ..native_api.kernels import Call, Kernel, View
 from ..native_api.memory import Region
 from ..ops import Contract
 from .bench import Backend, Float32, timed
-from .values import Float64, read, store
+from .values import Float64, store
 
 BLOCK = 64  # positions of one block of ours
 STEP = 256  # ggml reads its cache in multiples of this
@@ -144,8 +144,8 @@ class _Given:
         past_k, past_v = (
             store(cache_type, draw(depth, h.n_head_kv, d).astype(np.float64)) for d in (h.d_k, h.d_v)
         )
-        new = [draw(n, h.n_head, h.d_k), draw(n, h.n_head_kv, h.d_k), draw(n, h.n_head_kv, h.d_v)]
-        return cls(h, depth, *new, past_k, past_v)
+        q, k = draw(n, h.n_head, h.d_k), draw(n, h.n_head_kv, h.d_k)
+        return cls(h, depth, q, k, draw(n, h.n_head_kv, h.d_v), past_k, past_v)
 
     @property
     def scale(self) -> float:

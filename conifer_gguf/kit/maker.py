@@ -261,6 +261,7 @@ def _poison_unheld(pool: Array, axis: int, length: Sequence[int]) -> Array:
     """Rows of blocks past what they hold are NaN; `axis` counts the rows of a block."""
     stored = pool.stored.copy()
     for block, n in enumerate(length):
-        unheld = (block, *(slice(None),) * (axis - 1), slice(n, None))
-        stored[unheld] = np.frombuffer(bytes([CANARY]) * stored.itemsize, stored.dtype)[0]
+        np.moveaxis(stored[block], axis - 1, 0)[n:] = np.frombuffer(
+            bytes([CANARY]) * stored.itemsize, stored.dtype
+        )[0]
     return Array(pool.dtype, stored, read(pool.dtype, stored, pool.shape))

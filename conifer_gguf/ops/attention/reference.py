@@ -1,12 +1,26 @@
 """conifer.attention/1 in NumPy float64. k and v are numbers that the pools' dtype holds exactly."""
 
-import numpy as np
+from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
+Float64 = NDArray[np.float64]
 STEP = 256  # queries at a time
 
 
-def reference(inputs, state, int_attr, real_attr, seq_start, slot):
+def reference(
+    inputs: Sequence[Float64 | None],
+    state: Sequence[Float64],
+    int_attr: Sequence[int],
+    real_attr: Sequence[float],
+    seq_start: Sequence[int],
+    slot: Sequence[int],
+) -> list[Float64]:
     q, k, v, position = inputs
+    assert q is not None
+    assert k is not None
+    assert position is not None
     table, keys, values = state
     scale, window = real_attr
     width = values.shape[3]
