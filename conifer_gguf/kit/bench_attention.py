@@ -22,6 +22,7 @@ from ..ops import Contract
 from .bench import Backend, Float32, timed
 from .values import Float64, store
 
+OP = "conifer.attention/1"
 BLOCK = 64  # positions of one block of ours
 STEP = 256  # ggml reads its cache in multiples of this
 FEW, COPIED_BYTES, MOST_COPIES = 8, 64 << 20, 8
@@ -36,6 +37,15 @@ class Heads:
     n_head_kv: int
     d_k: int
     d_v: int
+
+
+HEADS = (
+    Heads("granite-4.0-h-350m", 12, 4, 64, 64),
+    Heads("falcon-h1-0.5b", 8, 2, 64, 64),
+    Heads("granite-4.0-h-1b, granite-4.0-h-tiny", 12, 4, 128, 128),
+    Heads("jamba-reasoning-3b", 20, 1, 128, 128),
+    Heads("qwen3.5-0.8b, qwen3.5-2b", 8, 2, 256, 256),
+)
 
 
 @dataclass(frozen=True)

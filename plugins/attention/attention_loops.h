@@ -298,16 +298,31 @@ CK_FN void CK_ISA(find_rows)(const ck_tensor *pool, const attention *a, const se
     }
 }
 
-/* n_row rows of key head j meet n positions from p0 on. */
+/* Ask for the rows of n positions from p0 on: memory works while the tile before them is computed. */
+CK_FN void CK_ISA(fetch_rows)(const ck_tensor *pool, const attention *a, const sequence *s, int64_t j, int64_t p0, int64_t n) {
+    const int64_t bytes = CK_ISA(row_bytes)(pool);
+    for (int64_t i = 0; i < n;) {
+        const int64_t left = a->R - (p0 + i) % a->R, rows = left < n - i ? left : n - i;
+        const char *at = CK_ISA(row_at)(pool, a, s, j, p0 + i);
+        for (int64_t c = 0; c < rows * bytes; c += 64) {
+            __builtin_prefetch(at + c, 0, 2);
+        }
+        i += rows;
+    }
+}
+
+/* n_row rows of key head j meet n positions from p0 on; `ahead` positions behind them come next. */
 static void CK_ISA(meet_tile)(const attention *a, const sequence *s, int64_t j, int64_t n_row, int64_t start, int64_t p0, int64_t n,
-                              const attention_room *r) {
+                              int64_t ahead, const attention_room *r) {
     const char *row[TILE];
     const int64_t n_column = (n + CK_LANES - 1) / CK_LANES * CK_LANES;
     CK_ISA(find_rows)(a->keys, a, s, j, p0, n, row);
+    CK_ISA(fetch_rows)(a->values, a, s, j, p0, n);
     CK_ISA(unpack_keys)((int)a->keys->dtype, row, n_column, a->P, r->key);
     ck_product(n_row, n_column, a->P, r->q, a->P, 1, r->key, TILE, NULL, r->score, TILE);
     CK_ISA(soften)(a, r, n_row, start, p0, n);
     CK_ISA(find_rows)(a->values, a, s, j, p0, n, row);
+    CK_ISA(fetch_rows)(a->keys, a, s, j, p0 + n, ahead);
     CK_ISA(unpack_values)((int)a->values->dtype, row, n, a->V, r->value, a->width);
     ck_product(n_row, a->width, n, r->score, TILE, 1, r->value, a->width, r->keep, r->sum, a->width);
 }
@@ -339,9 +354,11 @@ static void CK_ISA(sum_segment)(const attention *a, const sequence *s, int64_t j
         r->weight[i] = 0.0f;
     }
     memset(r->sum, 0, (size_t)(n_row * a->width) * sizeof(float));
-    for (int64_t p0 = segment; p0 < segment + SEGMENT && p0 < start + n; p0 += TILE) {
+    const int64_t end = segment + SEGMENT < start + n ? segment + SEGMENT : start + n;
+    for (int64_t p0 = segment; p0 < end; p0 += TILE) {
         if (p0 + TILE > seen) {
-            CK_ISA(meet_tile)(a, s, j, n_row, start, p0, start + n - p0 < TILE ? start + n - p0 : TILE, r);
+            const int64_t left = end - p0, here = left < TILE ? left : TILE;
+            CK_ISA(meet_tile)(a, s, j, n_row, start, p0, here, left - here < TILE ? left - here : TILE, r);
         }
     }
 }
