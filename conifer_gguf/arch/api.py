@@ -15,7 +15,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from ..engine.carry import KV, Carry, LayerSpec
+from ..engine.blocks import KV
+from ..engine.carry import Carry, LayerSpec
 from ..engine.graph import Graph
 from ..engine.tensor import Tensor
 from ..engine.weights import Weight, Weights

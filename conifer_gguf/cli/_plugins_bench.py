@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import click
 
 from ..errors import BadRequest
-from ..kit import bench
+from ..kit import bench, bench_attention
 from ..kit.build import built
 from ..native_api import registry
 from ..native_api.kernels import Kernel, load_library
@@ -19,11 +20,17 @@ from ..store.catalog import catalog
 from . import render
 from ._progress import working
 
+OPS = {*bench.OPS, bench_attention.OP}
+
 
 @click.command("bench")
 @click.argument("plugins", nargs=-1, metavar="[NAME|FOLDER...]")
 @click.option("--op", "ops", multiple=True, help="Only this op; may be repeated.")
 @click.option("--tokens", default="1,16,512,4096", show_default=True, help="Tokens of one call.")
+@click.option(
+    "--depth", "depths", default="512,8192", show_default=True, help="Tokens before them, for attention."
+)
+@click.option("--cache", "caches", default="f16", show_default=True, help="Cache types, for attention.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of both sides.  [default: physical cores]")
 @click.option("--seconds", default=1.0, show_default=True, help="Time for each row.")
 @click.option("--isa", help="Force an instruction set on our side: scalar, avx2, avx512 or neon.")
@@ -35,6 +42,8 @@ def command(
     plugins: Sequence[str],
     ops: Sequence[str],
     tokens: str,
+    depths: str,
+    caches: str,
     threads: int | None,
     seconds: float,
     isa: str | None,
@@ -54,41 +63,55 @@ def command(
     if isa:
         os.environ["CONIFER_ISA"] = isa  # read by a plugin at its first call
     n_threads = threads or default_threads()
-    counts = _counts(tokens)
+    counts, positions = _counts(tokens), _counts(depths, "--depth")
     kernels = list(_kernels(plugins, ops))
     timings = []
+    attention = []
     with working("measuring this machine's float32 rate"):
         peak = bench.peak_products(n_threads)
     for contract, kernel in kernels:
+        if kernel.op == bench_attention.OP:
+            for heads, cache, n_tokens, depth in itertools.product(
+                bench_attention.HEADS, caches.split(","), counts, positions
+            ):
+                with working(f"attention of {heads.label}, {n_tokens} tokens after {depth}, {cache}"):
+                    timed = bench_attention.time_attention(
+                        contract, kernel, heads, depth, n_tokens, n_threads, cache, seconds
+                    )
+                attention.append(timed)
+            continue
         for shape in _shapes(kernel.op):
             for n_tokens in counts:
                 with working(f"{kernel.op} of {shape.label}, {n_tokens} tokens"):
                     made = bench.time_kernel(contract, kernel, shape, n_tokens, n_threads, seconds, peak)
                 timings.append(made)
     if as_json:
-        render.as_json([t.to_json() for t in timings])
+        render.as_json([t.to_json() for t in (*timings, *attention)])
     else:
-        _show(timings, peak)
-    if plot is not None:
+        if timings:
+            _show(timings, peak)
+        if attention:
+            _show_attention(attention)
+    if plot is not None and timings:
         _plot(timings, plot)
 
 
-def _counts(text: str) -> list[int]:
+def _counts(text: str, option: str = "--tokens") -> list[int]:
     try:
         counts = [int(part) for part in text.split(",")]
     except ValueError:
         counts = []
     if not counts or min(counts) < 1:
-        raise click.BadParameter(f"{text!r} is no list of numbers such as 1,512", param_hint="--tokens")
+        raise click.BadParameter(f"{text!r} is no list of numbers such as 1,512", param_hint=option)
     return counts
 
 
 def _kernels(plugins: Sequence[str], ops: Sequence[str]) -> Iterator[tuple[Contract, Kernel]]:
     names = plugins or [c.name for c in registry.known() if c.source == "bundled"]
-    wanted = {op if "/" in op else f"conifer.{op}/1" for op in ops} or set(bench.OPS)
-    unknown = sorted(wanted - set(bench.OPS))
+    wanted = {op if "/" in op else f"conifer.{op}/1" for op in ops} or OPS
+    unknown = sorted(wanted - OPS)
     if unknown:
-        raise BadRequest(f"ggml has no operator for `{unknown[0]}`; there are {', '.join(bench.OPS)}")
+        raise BadRequest(f"ggml has no operator for `{unknown[0]}`; there are {', '.join(sorted(OPS))}")
     for name in names:
         found = registry.resolve(built(name))
         for kernel in load_library(found.library).kernels:
@@ -130,6 +153,44 @@ def _show(timings: Sequence[bench.Timing], peak: float) -> None:
         ],
     )
     render.notice(f"\n{timings[0].n_threads if timings else 0} threads; float32 rate {peak / 1e9:.0f} GMAC/s")
+
+
+def _show_attention(timings: Sequence[bench_attention.AttentionTiming]) -> None:
+    """FLASH and PLAIN are ggml's flash attention, and its two products with a softmax between."""
+    render.table(
+        (
+            "HEADS",
+            "CACHE",
+            "DEPTH",
+            "TOKENS",
+            "US",
+            "FLASH",
+            "RATIO",
+            "PLAIN",
+            "RATIO",
+            "ERROR",
+            "FLASH",
+            "MODEL",
+        ),
+        [
+            (
+                t.heads,
+                t.cache_type,
+                str(t.depth),
+                str(t.n_tokens),
+                f"{t.us:.0f}",
+                f"{t.flash_us:.0f}",
+                f"{t.flash_ratio:.2f}",
+                f"{t.plain_us:.0f}" if t.plain_us else "",
+                f"{t.plain_ratio:.2f}" if t.plain_us else "",
+                f"{t.error:.0e}",
+                f"{t.flash_error:.0e}",
+                t.model,
+            )
+            for t in timings
+        ],
+    )
+    render.notice(f"\n{timings[0].n_threads} threads; errors are root mean squares against float64")
 
 
 def _plot(timings: Sequence[bench.Timing], path: Path) -> None:

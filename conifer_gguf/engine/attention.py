@@ -1,6 +1,5 @@
-"""Attention through ggml's flash attention: append to the cache, look back under a causal mask.
-
-Sequences are attended one by one, so that the bits of one do not depend on which others are in the step.
+"""Attention: append to the cache, look back. A registered kernel works on a cache in blocks; without one ggml's flash
+attention does, under a causal mask and sequence by sequence, so that the bits of one do not depend on the others.
 """
 
 from __future__ import annotations
@@ -8,6 +7,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..errors import ShapeMismatch
+from . import kernel_node
+from .blocks import OP, BlockCache
 from .carry import AttentionCache
 from .tensor import Tensor, dense_strides, row_bytes
 
@@ -15,17 +16,23 @@ if TYPE_CHECKING:
     from .graph import Graph
 
 
-def attend(g: Graph, q: Tensor, k: Tensor, v: Tensor | None, cache: AttentionCache, scale: float) -> Tensor:
+Cache = AttentionCache | BlockCache
+
+
+def attend(g: Graph, q: Tensor, k: Tensor, v: Tensor | None, cache: Cache, scale: float) -> Tensor:
     spec, n = cache.spec, g.n_tokens
     n_head = _columns(q) // spec.d_k
     _check("q", q, n_head * spec.d_k)
     _check("k", k, spec.n_head_kv * spec.d_k)
     if n_head % spec.n_head_kv:
         raise ShapeMismatch("attention", "q", f"a multiple of {spec.n_head_kv} heads", f"{n_head} heads")
+    if v is not None:
+        _check("v", v, spec.n_head_kv * spec.d_v)
+    if isinstance(cache, BlockCache):
+        return _attend_in_blocks(g, q, k, v, cache, scale)
     rows = g.input("cache_rows", "i64", (n,))
     _append(g, cache.k, k, rows)
     if v is not None:
-        _check("v", v, spec.n_head_kv * spec.d_v)
         _append(g, cache.v, v, rows)
     q = _flat(g, q)
     outputs, at = [], 0
@@ -34,6 +41,20 @@ def attend(g: Graph, q: Tensor, k: Tensor, v: Tensor | None, cache: AttentionCac
         outputs.append(_attend_one(g, i, piece, cache, scale))
         at += share.n
     return _joined(g, outputs)
+
+
+def _attend_in_blocks(
+    g: Graph, q: Tensor, k: Tensor, v: Tensor | None, cache: BlockCache, scale: float
+) -> Tensor:
+    spec = cache.spec
+    operands = [
+        g.reshape(x, _columns(x) // d, d) if x is not None else None
+        for x, d in ((q, spec.d_k), (k, spec.d_k), (v, spec.d_v))
+    ]
+    operands.append(g.input("positions", "i32", (g.n_tokens,)))
+    states = (cache.table, cache.keys, cache.values)
+    y = kernel_node.add(g, OP, operands, states, {"scale": scale})
+    return g.reshape(y, y.shape[1] * y.shape[2])
 
 
 def _attend_one(g: Graph, index: int, q: Tensor, cache: AttentionCache, scale: float) -> Tensor:

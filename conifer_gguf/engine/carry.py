@@ -12,24 +12,11 @@ from numpy.typing import NDArray
 from ..errors import BadRequest, ShapeMismatch
 from ..native_api import ggml
 from ..native_api.memory import Region
+from .blocks import KV, BlockCache, Blocks, Kept, supported
+from .supply import Supply
 from .tensor import BLOCKS, Shape, Tensor, dense_strides, row_bytes
 
 CACHE_STEP = 256  # rows; attention reads its cache in multiples of this, so that graphs can be reused
-
-
-@dataclass(frozen=True)
-class KV:
-    """The attention cache that one layer asks for. With `latent`, values are the first `d_v` elements of the keys."""
-
-    n_head_kv: int
-    d_k: int
-    d_v: int
-    latent: bool = False
-
-    @property
-    def elements(self) -> int:
-        """Values that a token costs."""
-        return self.n_head_kv * (self.d_k + (0 if self.latent else self.d_v))
 
 
 LayerSpec = Mapping[str, Shape | KV]
@@ -37,6 +24,8 @@ LayerSpec = Mapping[str, Shape | KV]
 
 class State:
     """The pool of one recurrent state: float32 [n_slot, *shape]."""
+
+    dtype = "f32"
 
     def __init__(self, n_slot: int, shape: Shape) -> None:
         self.shape = (n_slot, *shape)
@@ -64,7 +53,7 @@ class State:
 
 
 class AttentionCache:
-    """Keys and values of one layer, appended and never moved: rows [n_slot * n_row, width], as ggml tensors `k` and `v`.
+    """Keys and values of one layer for ggml's attention: rows [n_slot * n_row, width], as ggml tensors `k` and `v`.
 
     The memory starts zeroed: flash attention reads whole blocks of rows, and a NaN in an unwritten row would spread.
     """
@@ -124,7 +113,7 @@ class AttentionCache:
 class Carry:
     """What one layer remembers, by the names its architecture gave: `s.conv`, `s.ssm`, `s.kv`."""
 
-    def __init__(self, parts: dict[str, State | AttentionCache]) -> None:
+    def __init__(self, parts: dict[str, State | AttentionCache | BlockCache]) -> None:
         self._parts = parts
 
     def __getattr__(self, name: str) -> Any:
@@ -136,53 +125,96 @@ class Carry:
 
 @dataclass(frozen=True)
 class Saved:
-    """Copies of everything one sequence remembers, layer by layer; independent of the pools."""
+    """Everything one sequence remembers: copies, layer by layer, and `kept` where the cache is in blocks."""
 
     n_tokens: int
     parts: tuple[Any, ...]
+    kept: Kept | None = None
 
     @property
     def nbytes(self) -> int:
-        return sum(a.nbytes for part in self.parts for a in (part if isinstance(part, list) else [part]))
+        copied: int = sum(
+            a.nbytes for part in self.parts for a in (part if isinstance(part, list) else [part])
+        )
+        return copied + (self.kept.nbytes if self.kept else 0)
 
 
 class Pools:
-    """The pools of all layers. One thread."""
+    """The pools of all layers. One thread.
 
-    def __init__(self, layers: Sequence[LayerSpec], n_slot: int, n_ctx: int, dtype: str) -> None:
-        self.n_row = -(-n_ctx // CACHE_STEP) * CACHE_STEP
+    With an `attention` kernel that takes every attention layer the cache is in blocks, otherwise each slot has its rows in
+    one piece, as ggml needs them. `n_row` counts those, and is 0 with blocks.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[LayerSpec],
+        n_slot: int,
+        n_ctx: int,
+        dtype: str,
+        attention: Supply | None = None,
+    ) -> None:
+        n_row = -(-n_ctx // CACHE_STEP) * CACHE_STEP
         self._context = ggml.new_context(2 * len(layers) + 1)
         self._parts: list[State | AttentionCache] = []
         self.layers: list[Carry] = []
         for layer in layers:
-            made: dict[str, State | AttentionCache] = {}
             for name, spec in layer.items():
                 _check_sizes(name, (spec.n_head_kv, spec.d_k, spec.d_v) if isinstance(spec, KV) else spec)
-                if isinstance(spec, KV):
-                    made[name] = AttentionCache(spec, n_slot, self.n_row, dtype, self._context)
-                else:
-                    made[name] = State(n_slot, spec)
-            self._parts += made.values()
+        specs = [spec for layer in layers for spec in layer.values() if isinstance(spec, KV)]
+        in_blocks = (
+            bool(specs) and attention is not None and all(supported(attention, s, dtype) for s in specs)
+        )
+        self.blocks = Blocks(n_slot, n_row) if in_blocks else None
+        self.n_row = 0 if self.blocks else n_row
+        for layer in layers:
+            made = {name: self._made(spec, n_slot, dtype) for name, spec in layer.items()}
+            self._parts += [part for part in made.values() if not isinstance(part, BlockCache)]
             self.layers.append(Carry(made))
 
+    def _made(self, spec: Shape | KV, n_slot: int, dtype: str) -> State | AttentionCache | BlockCache:
+        if not isinstance(spec, KV):
+            return State(n_slot, spec)
+        if self.blocks is not None:
+            return self.blocks.cache(spec, dtype)
+        return AttentionCache(spec, n_slot, self.n_row, dtype, self._context)
+
+    def grow(self, slot: int, n_tokens: int) -> None:
+        """Before a step: the slot will hold `n_tokens`."""
+        if self.blocks is not None:
+            self.blocks.grow(slot, n_tokens)
+
     def clear(self, slot: int) -> None:
+        self.release(slot)
         for part in self._parts:
             part.clear(slot)
 
+    def release(self, slot: int) -> None:
+        """The slot's sequence is gone; what it shares stays with the others."""
+        if self.blocks is not None:
+            self.blocks.clear(slot)
+
     def save(self, slot: int, n_tokens: int) -> Saved:
-        return Saved(n_tokens, tuple(part.save(slot, n_tokens) for part in self._parts))
+        kept = self.blocks.save(slot, n_tokens) if self.blocks is not None else None
+        return Saved(n_tokens, tuple(part.save(slot, n_tokens) for part in self._parts), kept)
 
     def load(self, slot: int, saved: Saved) -> None:
         for part, held in zip(self._parts, saved.parts, strict=True):
             part.load(slot, held)
+        if self.blocks is not None and saved.kept is not None:
+            self.blocks.load(slot, saved.kept, saved.n_tokens)
 
     def copy(self, source: int, target: int, n_tokens: int) -> None:
         for part in self._parts:
             part.copy(source, target, n_tokens)
+        if self.blocks is not None:
+            self.blocks.fork(source, target, n_tokens)
 
     def close(self) -> None:
         for part in self._parts:
             part.close()
+        if self.blocks is not None:
+            self.blocks.close()
         ggml.library().ggml_free(self._context)
 
 

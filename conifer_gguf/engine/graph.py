@@ -14,7 +14,7 @@ from typing import Any, Literal
 from ..errors import ShapeMismatch
 from ..native_api import ggml
 from . import attention, kernel_node
-from .carry import AttentionCache, State
+from .carry import State
 from .supply import Supply
 from .tensor import BLOCKS, Shape, Tensor, dense_strides
 from .weights import Weight, WeightFile
@@ -274,7 +274,7 @@ class Graph:
         return self.made(pointer, x.shape)
 
     def attention(
-        self, q: Tensor, k: Tensor, v: Tensor | None, cache: AttentionCache, scale: float
+        self, q: Tensor, k: Tensor, v: Tensor | None, cache: attention.Cache, scale: float
     ) -> Tensor:
         """Causal grouped-query attention over the cache, after k and v of this step were appended to it.
 

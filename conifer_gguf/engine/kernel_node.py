@@ -9,6 +9,7 @@ from ..errors import KernelFailed, ShapeMismatch
 from ..native_api import ggml, host
 from ..native_api.kernels import Call, Kernel, Need, View
 from ..ops import Contract
+from .blocks import Pool
 from .carry import State
 from .tensor import Shape, Tensor, dense_strides
 
@@ -47,7 +48,7 @@ def add(
     g: Graph,
     op: str,
     operands: Sequence[Tensor | None],
-    states: Sequence[State],
+    states: Sequence[State | Pool],
     attributes: Mapping[str, str | int | float],
 ) -> Tensor:
     """Append the nodes of one call to `g`; returns the output."""
@@ -57,14 +58,18 @@ def add(
     prepared = [
         _constant(g, contract, i, x) if x is not None and x.constant else x for i, x in enumerate(operands)
     ]
-    bound = contract.bind([x.shape if x is not None else None for x in prepared])
-    _check_states(contract, bound, states)
+    shapes = [x.shape if x is not None else None for x in prepared]
+    if contract.table is None:
+        bound = contract.bind(shapes)
+        _check_states(contract, bound, states)
+    else:
+        bound = contract.bind(shapes, [s.shape[1:] for s in states])
     (shape,) = contract.output_shapes(bound)
     ints, reals = contract.attributes(attributes)
     call = Call(
         contract,
         [_view(x) for x in prepared],
-        [View.dense("f32", s.shape, s.address) for s in states],
+        [View.dense(s.dtype, s.shape, s.address) for s in states],
         [View.dense("f32", shape)],
         ints,
         reals,
@@ -104,7 +109,7 @@ def _view(x: Tensor | None) -> View | None:
     return View(x.dtype, x.shape, x.strides, address, x.constant)
 
 
-def _check_states(contract: Contract, bound: Mapping[str, int], states: Sequence[State]) -> None:
+def _check_states(contract: Contract, bound: Mapping[str, int], states: Sequence[State | Pool]) -> None:
     expected = contract.state_shapes(bound)
     given = [state.shape[1:] for state in states]
     if given != expected:

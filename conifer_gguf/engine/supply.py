@@ -31,6 +31,12 @@ class Supply:
         raise KernelFailed(kernel.plugin, kernel.op, answer.name, words)
 
 
+def accelerators(ops: Iterable[str]) -> Mapping[str, Supply]:
+    """What is registered for ops that ggml can do as well; nobody has to register anything."""
+    found = {op: registry.kernels_for(op) for op in ops}
+    return {op: Supply(registry.contract_for(op), kernels) for op, kernels in found.items() if kernels}
+
+
 def registered_supply(ops: Iterable[str]) -> Mapping[str, Supply]:
     """What is registered now for each op; ask `registry.missing` first."""
     return {op: Supply(registry.contract_for(op), registry.kernels_for(op)) for op in ops}

@@ -76,7 +76,7 @@ def time_kernel(
     """
     numbers = _NUMBERS[shape.op](n_tokens, shape)
     copies = MOST_COPIES if n_tokens <= FEW else 1
-    with _Backend(n_threads, copies) as backend:
+    with Backend(n_threads, copies) as backend:
         ours, theirs = _Ours(backend, contract, kernel, numbers), _Theirs(backend, shape.op, numbers)
         backend.allocate()
         ours.bind()
@@ -114,12 +114,12 @@ def time_kernel(
 def peak_products(n_threads: int) -> float:
     """float32 multiply-adds a second that `n_threads` reach here: the best of a few matrix products by ggml."""
     n = 1024
-    with _Backend(n_threads) as backend:
+    with Backend(n_threads) as backend:
         a, b = (backend.tensor((n, n)) for _ in range(2))
         backend.nodes = [backend.lib.ggml_mul_mat(backend.context, a, b)]
         graph = backend.graph(backend.nodes)
         backend.allocate()
-        best = min(_timed(lambda: backend.compute(graph)) for _ in range(10))
+        best = min(timed(lambda: backend.compute(graph)) for _ in range(10))
     return n**3 / best
 
 
@@ -130,12 +130,12 @@ def _turn_by_turn(
     its: list[float] = []
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(mine) < 5:
-        mine.append(_timed(ours))
-        its.append(_timed(theirs))
+        mine.append(timed(ours))
+        its.append(timed(theirs))
     return mine, its
 
 
-def _timed(run: Callable[[], None]) -> float:
+def timed(run: Callable[[], None]) -> float:
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
@@ -212,13 +212,13 @@ OPS = tuple(_NUMBERS)
 # --- the two sides ---------------------------------------------------------------------------------------------------
 
 
-class _Backend:
+class Backend:
     """A CPU backend with graphs whose tensors live in one buffer."""
 
     def __init__(self, n_threads: int, copies: int = 1) -> None:
         self.lib = ggml.library()
         self.n_threads, self.copies = n_threads, copies
-        self.context = ggml.new_context(256, 256)
+        self.context = ggml.new_context(512, 1024)
         self.backend = self.lib.ggml_backend_cpu_init()
         self.lib.ggml_backend_cpu_set_n_threads(self.backend, n_threads)
         self.nodes: list[Any] = []
@@ -228,10 +228,40 @@ class _Backend:
         return ggml.new_tensor(self.context, dtype, shape)
 
     def graph(self, nodes: Sequence[Any]) -> Any:
-        graph = self.lib.ggml_new_graph_custom(self.context, 64, False)
+        graph = self.lib.ggml_new_graph_custom(self.context, 256, False)
         for node in nodes:
             self.lib.ggml_build_forward_expand(graph, node)
         return graph
+
+    def custom_node(
+        self,
+        kernel: Kernel,
+        call: Call,
+        n_phase: int,
+        shape: tuple[int, ...],
+        failure: Any,
+        scratch: Region,
+        tasks: list[Any],
+        packed: Region | None = None,
+    ) -> Any:
+        """A call as the engine runs it, a custom op for each phase; returns the last. `tasks` keeps its C structs alive."""
+        pointer = None
+        function = ggml.ffi.cast("ggml_custom_op_t", host.address(host.library().conifer_run_phase))
+        for phase in range(n_phase):
+            task = host.ffi.new("struct conifer_task *")
+            task.kernel = host.ffi.cast("void *", host.address(kernel.pointer))
+            task.call = host.ffi.cast("void *", host.address(call.pointer))
+            task.failure, task.phase = failure, phase
+            task.scratch = host.ffi.cast("void *", scratch.address)
+            task.packed = host.ffi.cast("void *", packed.address if packed else 0)
+            tasks.append(task)
+            rest = (ggml.ffi.NULL, 0, function, ggml.ALL_THREADS, ggml.ffi.cast("void *", host.address(task)))
+            if pointer is None:
+                dims = ggml.reversed_dims(shape)
+                pointer = self.lib.ggml_custom_4d(self.context, ggml.TYPES_BY_NAME["f32"], *dims, *rest)
+            else:
+                pointer = self.lib.ggml_custom_inplace(self.context, pointer, *rest)
+        return pointer
 
     def allocate(self) -> None:
         self._buffer = self.lib.ggml_backend_alloc_ctx_tensors(self.context, self.backend)
@@ -248,7 +278,7 @@ class _Backend:
         data = ggml.ffi.buffer(self.lib.ggml_get_data(tensor), size)
         return np.frombuffer(data, np.float32).reshape(shape).copy()
 
-    def __enter__(self) -> _Backend:
+    def __enter__(self) -> Backend:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -261,7 +291,7 @@ class _Backend:
 class _Ours:
     """The kernel as the engine runs it: a custom op for each phase."""
 
-    def __init__(self, backend: _Backend, contract: Contract, kernel: Kernel, numbers: Numbers) -> None:
+    def __init__(self, backend: Backend, contract: Contract, kernel: Kernel, numbers: Numbers) -> None:
         self.backend, self.numbers = backend, numbers
         self._kernel, self._contract = kernel, contract
         self._failure = host.ffi.new("int32_t[2]")
@@ -273,7 +303,19 @@ class _Ours:
         if need.packed_bytes:
             kernel.pack(self.calls[0], self._packed.address)
         self._tasks: list[Any] = []
-        self.outputs = [self._node(call, need.n_phase) for call in self.calls]
+        self.outputs = [
+            backend.custom_node(
+                kernel,
+                call,
+                need.n_phase,
+                numbers.output,
+                self._failure,
+                self._scratch,
+                self._tasks,
+                self._packed,
+            )
+            for call in self.calls
+        ]
         self._graph = backend.graph(self.outputs)
 
     def _call(self, carry: int) -> Call:
@@ -288,36 +330,6 @@ class _Ours:
         call = Call(self._contract, inputs, state, [View.dense("f32", n.output)], ints, reals, 1)
         call.set_sequences([0, n.output[0]], [0])
         return call
-
-    def _node(self, call: Call, n_phase: int) -> Any:
-        lib, context, pointer = self.backend.lib, self.backend.context, None
-        function = ggml.ffi.cast("ggml_custom_op_t", host.address(host.library().conifer_run_phase))
-        for phase in range(n_phase):
-            task = host.ffi.new("struct conifer_task *")
-            task.kernel = host.ffi.cast("void *", host.address(self._kernel.pointer))
-            task.call = host.ffi.cast("void *", host.address(call.pointer))
-            task.failure, task.phase = self._failure, phase
-            task.scratch = host.ffi.cast("void *", self._scratch.address)
-            task.packed = host.ffi.cast("void *", self._packed.address)
-            self._tasks.append(task)
-            user = ggml.ffi.cast("void *", host.address(task))
-            if pointer is None:
-                dims = ggml.reversed_dims(self.numbers.output)
-                pointer = lib.ggml_custom_4d(
-                    context,
-                    ggml.TYPES_BY_NAME["f32"],
-                    *dims,
-                    ggml.ffi.NULL,
-                    0,
-                    function,
-                    ggml.ALL_THREADS,
-                    user,
-                )
-            else:
-                pointer = lib.ggml_custom_inplace(
-                    context, pointer, ggml.ffi.NULL, 0, function, ggml.ALL_THREADS, user
-                )
-        return pointer
 
     def bind(self) -> None:
         for call, output in zip(self.calls, self.outputs, strict=True):
@@ -336,7 +348,7 @@ class _Ours:
 class _Theirs:
     """ggml's operator, with the carry as one of its operands; what it returns begins with the output."""
 
-    def __init__(self, backend: _Backend, op: str, numbers: Numbers) -> None:
+    def __init__(self, backend: Backend, op: str, numbers: Numbers) -> None:
         self.backend, self.numbers = backend, numbers
         self._filled: list[tuple[Any, NDArray[Any]]] = []
         build = getattr(self, op.removeprefix("conifer.").removesuffix("/1"))

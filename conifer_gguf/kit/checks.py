@@ -92,8 +92,10 @@ class Subject:
             (f"output `{o.name}`", found, expected)
             for o, found, expected in zip(problem.contract.outputs, result.outputs, outputs, strict=True)
         ]
-        live = [s for s, n in zip(problem.slot, np.diff(problem.seq_start), strict=True) if n]
-        for operand, state, expected in zip(problem.contract.states, result.states, states, strict=True):
+        for i, (operand, state, expected) in enumerate(
+            zip(problem.contract.states, result.states, states, strict=True)
+        ):
+            live = problem.changing_rows(i)
             pairs.append((f"carry `{operand.name}`", state.value[live], expected[live]))
         worst = 0.0
         for name, found, expected in pairs:
@@ -250,7 +252,7 @@ def several_sequences(s: Subject) -> Iterator[Case]:
 def _equals_separate_calls(s: Subject, problem: Problem) -> float:
     spacing = Spacing(gap=1, offset=1)
     together = execute(s.kernel, problem, spacing, 2)
-    for i, slot in enumerate(problem.slot):
+    for i in range(len(problem.slot)):
         start, stop = problem.seq_start[i : i + 2]
         if start == stop:
             continue
@@ -260,10 +262,11 @@ def _equals_separate_calls(s: Subject, problem: Problem) -> float:
         ):
             if not same_bits(ours[token_rows(operand, start, stop)], theirs):
                 raise Finding(f"`{operand.name}` of sequence {i} has other bits than in a call of its own")
-        for operand, ours_s, theirs_s in zip(
-            problem.contract.states, together.states, alone.states, strict=True
+        for k, (operand, ours_s, theirs_s) in enumerate(
+            zip(problem.contract.states, together.states, alone.states, strict=True)
         ):
-            if not same_bits(ours_s.stored[slot], theirs_s.stored[slot]):
+            rows = problem.rows_of(k, i)
+            if not same_bits(ours_s.stored[rows], theirs_s.stored[rows]):
                 raise Finding(
                     f"carry `{operand.name}` of sequence {i} has other bits than in a call of its own"
                 )

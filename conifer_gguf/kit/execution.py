@@ -121,12 +121,16 @@ class Setup:
                 self._verify_canaries(operand, placed)
                 if not _same_bytes(placed.view, _as_placed(array, placed)):
                     raise Finding(f"input `{operand.name}` was changed")
-        for operand, placed, array in zip(contract.states, self.states, self.problem.states, strict=True):
+        for i, (operand, placed, array) in enumerate(
+            zip(contract.states, self.states, self.problem.states, strict=True)
+        ):
             self._verify_canaries(operand, placed)
-            for slot in self._foreign_slots():
-                if not _same_bytes(placed.view[slot], _as_placed(array, placed)[slot]):
+            mine = self.problem.changing_rows(i)
+            for row in (r for r in range(len(array.stored)) if r not in mine):
+                if not _same_bytes(placed.view[row], _as_placed(array, placed)[row]):
+                    what = "block" if contract.in_blocks(operand) else "slot"
                     raise Finding(
-                        f"carry `{operand.name}`: slot {slot} of no sequence in the call was written"
+                        f"carry `{operand.name}`: {what} {row} of no sequence in the call was written"
                     )
         for operand, placed in zip(contract.outputs, self.outputs, strict=True):
             self._verify_canaries(operand, placed)
@@ -138,12 +142,6 @@ class Setup:
             raise Finding(f"wrote outside of its {self.need.scratch_bytes} bytes of scratch")
         if self.packed.surroundings_touched() or not _same_bytes(self.packed.bytes, self._packed_before):
             raise Finding("run wrote to packed memory, or outside of it")
-
-    def _foreign_slots(self) -> list[int]:
-        p = self.problem
-        lengths = np.diff(p.seq_start)
-        mine = {slot for slot, length in zip(p.slot, lengths, strict=True) if length}
-        return [i for i in range(p.n_slot) if i not in mine]
 
     @staticmethod
     def _verify_canaries(operand: Operand, placed: Placed) -> None:

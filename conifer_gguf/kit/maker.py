@@ -11,7 +11,9 @@ from typing import TypeVar
 
 import numpy as np
 
+from ..native_api.cdef import BLOCK
 from ..ops import TOKENS, Contract, IntAttribute, Operand, evaluate
+from .blocks import Addresses, addresses
 from .problem import Problem
 from .recipe import Recipe, Sizes, When
 from .values import CANARY, Array, Float64, read, store
@@ -160,26 +162,52 @@ class Maker:
         """A call whose sequences have `lengths` (default: one of all tokens); rows that they leave are padding."""
         lengths = [sizes[TOKENS]] if lengths is None else lengths
         slots = list(range(len(lengths))) if slots is None else slots
+        variant = self._fitting(variant, sizes)
         shown = " ".join(f"{k}={v}" for k, v in sizes.items())
         label = ", ".join(part for part in (shown, label, variant.label()) if part)
         rng = np.random.default_rng(zlib.crc32(label.encode()))
         ints, reals = self.contract.attributes({**variant.attrs, **variant.reals})
-        draw = _Draw(variant, self.when(variant), sizes, rng, shaper)
+        held = addresses(self.contract, sizes, lengths, slots, n_slot, rng)
+        draw = _Draw(variant, self.when(variant), sizes, rng, shaper, held, self._stored_as(variant))
         inputs = tuple(None if o.name in variant.absent else draw(o, ()) for o in self.contract.inputs)
         used = [slot for slot, length in zip(slots, lengths, strict=True) if length]
-        states = tuple(_poison_unused(draw(o, (n_slot,)), used) for o in self.contract.states)
+        states = []
+        for operand in self.contract.states:
+            if held is not None and self.contract.in_blocks(operand):
+                axis = operand.dims[0].index(held.block) + 1
+                states.append(_poison_unheld(draw(operand, (held.n_block,)), axis, held.length))
+            else:
+                states.append(_poison_unused(draw(operand, (n_slot,)), used))
         starts = [0, *itertools.accumulate(lengths)]
         return Problem(
             label,
             self.contract,
             sizes,
             inputs,
-            states,
+            tuple(states),
             tuple(ints),
             tuple(reals),
             tuple(starts),
             tuple(slots),
         )
+
+    def _fitting(self, variant: Variant, sizes: Sizes) -> Variant:
+        """Without dtypes whose blocks do not fit into a row of these sizes."""
+        dtype = dict(variant.dtype)
+        for operand in self._operands():
+            if (
+                operand.name in dtype
+                and self.shape(operand, variant, sizes)[-1] % BLOCK[dtype[operand.name]][0]
+            ):
+                dtype[operand.name] = operand.dtype[0]
+        return replace(variant, dtype=dtype)
+
+    def _stored_as(self, variant: Variant) -> dict[str, str]:
+        """For operands that must be `representable`: the dtype that holds their numbers."""
+        first = {o.name: o.dtype[0] for o in self._operands()}
+        return {
+            name: variant.dtype.get(other, first[other]) for name, other in self.recipe.representable.items()
+        }
 
 
 def _default_name(attribute: IntAttribute) -> str:
@@ -196,10 +224,16 @@ class _Draw:
         sizes: Sizes,
         rng: np.random.Generator,
         shaper: Shaper | None,
+        addresses: Addresses | None,
+        stored_as: Mapping[str, str],
     ) -> None:
         self.variant, self.when, self.sizes, self.rng, self.shaper = variant, when, sizes, rng, shaper
+        self.given = addresses.numbers if addresses else {}
+        self.stored_as = stored_as
 
     def __call__(self, operand: Operand, leading: tuple[int, ...]) -> Array:
+        if operand.name in self.given:
+            return store(operand.dtype[0], self.given[operand.name])
         shape = leading + Maker.shape(operand, self.variant, self.sizes)
         low, high = operand.range
         for when in self.when:
@@ -209,6 +243,8 @@ class _Draw:
             value = self.shaper(operand, value)
         if any(operand.name in when.unit_rows for when in self.when):
             value = value / np.maximum(np.sqrt((value**2).sum(-1, keepdims=True)), 1e-30)
+        if operand.name in self.stored_as:
+            value = store(self.stored_as[operand.name], value).value
         return store(self.variant.dtype.get(operand.name, operand.dtype[0]), value)
 
 
@@ -218,4 +254,14 @@ def _poison_unused(pool: Array, used: Sequence[int]) -> Array:
     unused = [i for i in range(len(stored)) if i not in used]
     for slot in unused:
         stored[slot : slot + 1].view(np.uint8)[...] = CANARY
+    return Array(pool.dtype, stored, read(pool.dtype, stored, pool.shape))
+
+
+def _poison_unheld(pool: Array, axis: int, length: Sequence[int]) -> Array:
+    """Rows of blocks past what they hold are NaN; `axis` counts the rows of a block."""
+    stored = pool.stored.copy()
+    for block, n in enumerate(length):
+        np.moveaxis(stored[block], axis - 1, 0)[n:] = np.frombuffer(
+            bytes([CANARY]) * stored.itemsize, stored.dtype
+        )[0]
     return Array(pool.dtype, stored, read(pool.dtype, stored, pool.shape))

@@ -33,6 +33,25 @@ class Problem:
     def n_slot(self) -> int:
         return self.states[0].shape[0] if self.states else 0
 
+    def rows_of(self, state: int, sequence: int) -> list[int]:
+        """Rows of a pool that a sequence may change: its slot, or the blocks in which its new positions lie."""
+        start, stop = self.seq_start[sequence : sequence + 2]
+        table = self.contract.table
+        if start == stop:
+            return []
+        if table is None or not self.contract.in_blocks(self.contract.states[state]):
+            return [self.slot[sequence]]
+        names = [o.name for o in self.contract.inputs]
+        position = self.inputs[names.index(table.position)]
+        assert position is not None
+        first, last = (int(position.value[t]) // self.sizes[table.block] for t in (start, stop - 1))
+        blocks = self.states[[o.name for o in self.contract.states].index(table.state)]
+        return [int(b) for b in blocks.value[self.slot[sequence], first : last + 1]]
+
+    def changing_rows(self, state: int) -> list[int]:
+        """`rows_of` all sequences, in their order."""
+        return [row for sequence in range(len(self.slot)) for row in self.rows_of(state, sequence)]
+
     def output_shapes(self) -> list[tuple[int, ...]]:
         return self.contract.output_shapes(self.sizes)
 

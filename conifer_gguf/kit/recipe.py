@@ -32,7 +32,8 @@ class Recipe(BaseModel):
     not listed takes any size from 1. `shapes` are those of real models. `refused` are sizes that a kernel must answer
     with CK_BAD_SHAPE. `longest` bounds the tokens of a sequence, for an op whose work grows by their square. `needs` says which optional operand requires which other. `same_form` are operands that use the
     same alternative of their dims. `real` lists values of real attributes, `extreme` values of operands far outside
-    their usual range. `rtol` is the largest error, relative to the largest element of its row or the root mean square
+    their usual range. `representable` draws an operand's numbers so that another's dtype holds them exactly.
+    `rtol` is the largest error, relative to the largest element of its row or the root mean square
     of the whole output, and `reason` why it is what it is.
     """
 
@@ -49,6 +50,7 @@ class Recipe(BaseModel):
     real: dict[str, list[float]] = Field(default_factory=dict)
     extreme: dict[str, list[float]] = Field(default_factory=dict)
     when: list[When] = Field(default_factory=list)
+    representable: dict[str, str] = Field(default_factory=dict)
 
 
 def read_recipe(folder: Path) -> Recipe:

@@ -58,6 +58,16 @@ class RealAttribute:
     text: str
 
 
+@dataclass(frozen=True)
+class Table:
+    """How an op finds the cache rows of a sequence: pools whose dims name `block` hold blocks of so many positions, and the
+    state `state` lists, slot by slot, which blocks are whose. `position` is the input with each token's position."""
+
+    state: str
+    position: str
+    block: str
+
+
 class Reference(Protocol):
     """The specification of an op: float64 in, float64 out; `state` arrays [n_slot, ...] are updated in place."""
 
@@ -86,25 +96,28 @@ class Contract:
     outputs: tuple[Operand, ...]
     int_attrs: tuple[IntAttribute, ...]
     real_attrs: tuple[RealAttribute, ...]
+    table: Table | None
     layers: str  # what layers that call this op are called; empty for an op that several kinds share
     folder: Path
 
-    def bind(self, shapes: Sequence[Shape | None]) -> dict[str, int]:
-        """Values of the symbolic dims, from the input shapes in order; None is an absent operand.
+    def bind(self, shapes: Sequence[Shape | None], states: Sequence[Shape] = ()) -> dict[str, int]:
+        """Values of the symbolic dims, from the input shapes in order (None is an absent operand), and from the shapes of
+        the states, per slot or block, where they are known.
 
         Raises ShapeMismatch naming the operand whose shape contradicts an earlier one.
         """
         if len(shapes) != len(self.inputs):
             raise ShapeMismatch(self.op, "inputs", f"{len(self.inputs)} operands", f"{len(shapes)} operands")
         bound: dict[str, int] = {}
-        for operand, shape in zip(self.inputs, shapes, strict=True):
+        known = zip(self.states, states, strict=bool(states))
+        for operand, shape in (*zip(self.inputs, shapes, strict=True), *known):
             if shape is None:
                 if not operand.optional:
                     raise ShapeMismatch(self.op, operand.name, _show(operand.dims), "absent")
             elif not any(_unify(dims, shape, bound) for dims in operand.dims):
-                known = ", ".join(f"{k} = {v}" for k, v in bound.items())
+                values = ", ".join(f"{k} = {v}" for k, v in bound.items())
                 raise ShapeMismatch(
-                    self.op, operand.name, _show(operand.dims) + f" with {known}", str(list(shape))
+                    self.op, operand.name, _show(operand.dims) + f" with {values}", str(list(shape))
                 )
         return bound
 
@@ -112,8 +125,12 @@ class Contract:
         return [_evaluate_all(o.dims[0], bound) for o in self.outputs]
 
     def state_shapes(self, bound: Mapping[str, int]) -> list[Shape]:
-        """Per slot: the pool of state i is [n_slot, *shape]."""
+        """Per slot, or per block: the pool of state i is [n_slot, *shape], or [n_block, *shape] where a table leads to it."""
         return [_evaluate_all(s.dims[0], bound) for s in self.states]
+
+    def in_blocks(self, state: Operand) -> bool:
+        """Whether the table says which rows of this state's pool belong to a sequence, and not its slot."""
+        return self.table is not None and self.table.block in state.dims[0]
 
     def attributes(self, given: Mapping[str, str | int | float]) -> tuple[list[int], list[float]]:
         """Attribute arrays in `ck_call` order; what is not given takes its default. Raises KeyError on a typo."""
@@ -163,6 +180,7 @@ def read_contract(folder: Path) -> Contract:
         real_attrs=tuple(
             RealAttribute(a["name"], a["default"], a.get("text", "")) for a in data.get("real_attr", ())
         ),
+        table=Table(**data["table"]) if "table" in data else None,
         layers=data.get("layers", ""),
         folder=folder,
     )

@@ -7,7 +7,7 @@ interchangeable. A runtime lives in one process and is called by one thread; onl
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -20,7 +20,7 @@ CacheType = Literal["f16", "f32", "q8_0"]
 
 @dataclass(frozen=True)
 class RuntimeInfo:
-    """Facts fixed at load. `n_ctx` counts tokens per sequence; `can_trim` is False where a carry can't be rolled back."""
+    """Facts fixed at load. `accelerators` are ops of ggml's that a registered plugin computes, with its id. `n_ctx` counts tokens per sequence; `can_trim` is False where a carry can't be rolled back."""
 
     name: Literal["llama.cpp", "hybrid"]
     architecture: str
@@ -30,6 +30,7 @@ class RuntimeInfo:
     cache_type: CacheType
     max_sequences: int
     can_trim: bool
+    accelerators: dict[str, str] = field(default_factory=dict)
 
 
 class Vocabulary(Protocol):

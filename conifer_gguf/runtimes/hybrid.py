@@ -9,10 +9,11 @@ from typing import Literal
 import numpy as np
 
 from ..arch.api import Architecture, Keys, Weights
+from ..engine.blocks import OP as ATTENTION
 from ..engine.carry import Pools, Saved
 from ..engine.compute import Executor
 from ..engine.graph import Graph, Share
-from ..engine.supply import registered_supply
+from ..engine.supply import accelerators, registered_supply
 from ..engine.weights import WeightFile
 from ..errors import BadModelFile, BadRequest, BrokenSequence, PromptTooLong
 from ..gguf import Header
@@ -61,7 +62,8 @@ class HybridRuntime:
         hp = architecture.Hyper.read(Keys(header))
         weights = WeightFile(header)
         self._closers.append(weights)
-        self._pools = Pools(architecture.carry(hp), max_sequences, n_ctx, cache_type)
+        faster = accelerators((ATTENTION,))
+        self._pools = Pools(architecture.carry(hp), max_sequences, n_ctx, cache_type, faster.get(ATTENTION))
         self._closers.append(self._pools)
         self.vocabulary = load_vocabulary(header.path)
         root = Weights(weights)
@@ -69,7 +71,7 @@ class HybridRuntime:
         def forward(graph: Graph) -> None:
             graph.finish(architecture.forward(graph, hp, root, self._pools.layers))
 
-        supply = registered_supply(architecture.KERNELS)
+        supply = {**registered_supply(architecture.KERNELS), **faster}
         self._executor = Executor(weights, supply, forward, n_threads, self._pools.n_row)
         self._closers.append(self._executor)
         # The largest step of a prompt; building it looks at every tensor once.
@@ -87,6 +89,7 @@ class HybridRuntime:
             cache_type=cache_type,
             max_sequences=max_sequences,
             can_trim=False,
+            accelerators={ATTENTION: faster[ATTENTION].kernels[0].plugin} if self._pools.blocks else {},
         )
 
     def open(self) -> SequenceId:
@@ -137,6 +140,8 @@ class HybridRuntime:
         share = max(1, CHUNK // len(left))
         chunks = {s: t[:share] for s, t in list(left.items())[:CHUNK]}
         shares = [Share(s, self._length[s], len(t)) for s, t in chunks.items()]
+        for sequence, chunk in chunks.items():
+            self._pools.grow(sequence, self._length[sequence] + len(chunk))
         out = self._executor.run(shares, np.concatenate(list(chunks.values())), logits)
         at = 0
         for sequence, chunk in chunks.items():
@@ -173,6 +178,7 @@ class HybridRuntime:
 
     def close(self, sequence: SequenceId) -> None:
         del self._length[sequence]
+        self._pools.release(sequence)
         self._broken.discard(sequence)
 
     def cancel(self) -> None:

@@ -71,15 +71,16 @@ static inline __attribute__((unused)) void ck_fetch(const float *p, int64_t n) {
 #else
 
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <immintrin.h>
 #define CK_SET avx512
 #define CK_LANES 16
 #define CK_REGISTERS 32
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,f16c"))), apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,prefer-vector-width=512")
+#pragma GCC target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,f16c,prefer-vector-width=512")
 #endif
 #include "conifer_vector.h"
 #include CK_LOOPS
@@ -96,10 +97,10 @@ static inline __attribute__((unused)) void ck_fetch(const float *p, int64_t n) {
 #define CK_LANES 8
 #define CK_REGISTERS 16
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx2,fma")
+#pragma GCC target("avx2,fma,f16c")
 #endif
 #include "conifer_vector.h"
 #include CK_LOOPS
@@ -131,6 +132,14 @@ static inline __attribute__((unused)) void ck_fetch(const float *p, int64_t n) {
 
 enum { CK_SET_BASE, CK_SET_AVX2, CK_SET_AVX512 };
 
+#if defined(__x86_64__)
+/* Not every compiler's __builtin_cpu_supports knows the name. */
+static inline int ck_has_f16c(void) {
+    unsigned a, b, c = 0, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C) != 0;
+}
+#endif
+
 /* [any] The best set that this processor and its system have, or what CONIFER_ISA asks for below it. */
 static inline int ck_instruction_set(void) {
     static int known = -1; /* every thread would write the same value */
@@ -138,7 +147,7 @@ static inline int ck_instruction_set(void) {
         int best = CK_SET_BASE;
 #if defined(__x86_64__)
         __builtin_cpu_init();
-        if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+        if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && ck_has_f16c()) {
             best = CK_SET_AVX2;
             if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
                 __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw")) {

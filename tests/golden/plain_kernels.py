@@ -10,6 +10,7 @@ from pathlib import Path
 
 from conifer_gguf.engine.supply import Supply
 from conifer_gguf.native_api.kernels import Kernel, load_library
+from conifer_gguf.native_api.known import resolve
 from conifer_gguf.ops import contracts
 from conifer_gguf.settings import include_dir
 
@@ -25,6 +26,13 @@ def kernels() -> Mapping[str, Kernel]:
             ["cc", *FLAGS, f"-I{include_dir()}", str(SOURCE), "-o", str(library), "-lm"], check=True
         )
         return {kernel.op: kernel for kernel in load_library(library).kernels}
+
+
+@functools.cache
+def attention() -> dict[str, Supply]:
+    """In place of `accelerators`: the bundled attention kernel, of which there is no plain one."""
+    found = {k.op: k for k in load_library(resolve("attention").library).kernels}
+    return {op: Supply(contracts()[op], (kernel,)) for op, kernel in found.items()}
 
 
 def supply(ops: Iterable[str]) -> dict[str, Supply]:
