@@ -153,17 +153,24 @@ class Pools:
         self.n_row = -(-n_ctx // CACHE_STEP) * CACHE_STEP
         self._context = ggml.new_context(2 * len(layers) + 1)
         self._parts: list[State | AttentionCache] = []
-        self.layers: list[Carry] = []
-        for layer in layers:
-            made: dict[str, State | AttentionCache] = {}
-            for name, spec in layer.items():
-                _check_sizes(name, (spec.n_head_kv, spec.d_k, spec.d_v) if isinstance(spec, KV) else spec)
-                if isinstance(spec, KV):
-                    made[name] = AttentionCache(spec, n_slot, self.n_row, dtype, self._context)
-                else:
-                    made[name] = State(n_slot, spec)
-            self._parts += made.values()
-            self.layers.append(Carry(made))
+        try:
+            self.layers = [
+                Carry({name: self._make(name, spec, n_slot, dtype) for name, spec in layer.items()})
+                for layer in layers
+            ]
+        except BaseException:
+            self.close()
+            raise
+
+    def _make(self, name: str, spec: Shape | KV, n_slot: int, dtype: str) -> State | AttentionCache:
+        _check_sizes(name, (spec.n_head_kv, spec.d_k, spec.d_v) if isinstance(spec, KV) else spec)
+        made: State | AttentionCache
+        if isinstance(spec, KV):
+            made = AttentionCache(spec, n_slot, self.n_row, dtype, self._context)
+        else:
+            made = State(n_slot, spec)
+        self._parts.append(made)
+        return made
 
     def clear(self, slot: int) -> None:
         for part in self._parts:

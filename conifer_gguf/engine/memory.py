@@ -86,7 +86,7 @@ def geometry(header: Header) -> Geometry:
         header.get(".attention.value_length", head_size)
     )
     if arch == "kimi-linear":  # multi-head latent attention keeps one compressed row, of which V is a view
-        width = int(header.get(".attention.key_length", 0))
+        width, kv_heads = latent_width(header), [min(kv, 1) for kv in kv_heads]
     elements = sum(
         kv * width for kv, kind in zip(kv_heads, kinds, strict=True) if kind in ("attention", "both")
     )
@@ -104,6 +104,12 @@ def geometry(header: Header) -> Geometry:
         n_vocab=embedding.shape[0] if embedding else int(header.get(".vocab_size", 0)),
         n_head=max(heads, default=0),
     )
+
+
+def latent_width(header: Header) -> int:
+    """Values of the row that multi-head latent attention keeps; older files give a whole head's length as key_length."""
+    length, latent = (int(header.get(k, 0)) for k in (".attention.key_length", ".attention.kv_lora_rank"))
+    return length if length > latent else latent + int(header.get(".rope.dimension_count", 0))
 
 
 def per_layer(value: int | Sequence[int], n_layer: int) -> list[int]:
@@ -126,7 +132,7 @@ def layer_kinds(
         return tuple("recurrent" if r else "attention" for r in recurrent)
     if arch in SUBLAYERS:
         return tuple(
-            "attention" if kv else "recurrent" if not ff else "feed-forward"
+            "feed-forward" if ff else "attention" if kv else "recurrent"
             for kv, ff in zip(kv_heads, feed_forward, strict=True)
         )
     if arch in PER_LAYER_HEADS:
