@@ -74,9 +74,7 @@ def attention(
     q, k, v = qkv(g, w, x, n_head * hp.d_head, n_head_kv * hp.d_head)
     if hp.rope_dims:
         q, k = (
-            g.rope(
-                g.reshape(x, n, hp.d_head), hp.rope_dims, hp.rope_base, "normal", hp.rope_scaling, factors
-            )
+            g.rope(g.reshape(x, n, hp.d_head), hp.rope_dims, hp.rope_base, "normal", hp.rope_scaling, factors)
             for x, n in ((q, n_head), (k, n_head_kv))
         )
     return g.linear(w.attn_output, g.attention(q, k, v, cache=s.kv, scale=hp.attention_scale))

@@ -106,7 +106,7 @@ class WeightFile:
             raise BadModelFile(
                 str(self.path), f"tensor `{name}` is {info.type.name}, which cannot be expanded to float32"
             ) from None
-        return values.reshape(info.shape)
+        return np.asarray(values, np.float32).reshape(info.shape)
 
     def _keep(self, name: str, values: NDArray[np.float32]) -> Tensor:
         held = Region(values.nbytes)

@@ -22,7 +22,8 @@ def kernels(*definitions: str) -> Mapping[str, Kernel]:
     with tempfile.TemporaryDirectory(prefix="conifer-plain-") as folder:
         library = Path(folder) / "plain.so"  # once it is loaded the file may go
         subprocess.run(
-            ["cc", *FLAGS, *definitions, f"-I{include_dir()}", str(SOURCE), "-o", str(library), "-lm"], check=True
+            ["cc", *FLAGS, *definitions, f"-I{include_dir()}", str(SOURCE), "-o", str(library), "-lm"],
+            check=True,
         )
         return {kernel.op: kernel for kernel in load_library(library).kernels}
 

@@ -80,7 +80,9 @@ def test_sequences_that_come_fork_and_go_at_random_are_each_as_if_alone(case: st
     snapshots: list[tuple[Any, int]] = []
     try:
         for _ in range(25):
-            action = draw.choice(["open", "advance", "advance", "advance", "fork", "snapshot", "restore", "close"])
+            action = draw.choice(
+                ["open", "advance", "advance", "advance", "fork", "snapshot", "restore", "close"]
+            )
             room = len(open_ones) < 4
             if action == "open" and room:
                 open_ones.append(Story(model.open()))
@@ -146,14 +148,17 @@ def test_a_cancelled_step_tears_its_sequences_and_no_other(runtime: HybridRuntim
         while not stop.is_set():
             runtime.cancel()
 
+    def go_on_until_cancelled() -> None:
+        for _ in range(1000):
+            runtime.advance({torn: tokens[5:25]})
+            runtime.close(torn)
+            assert runtime.restore(saved) == torn  # the lowest free one
+
     other = threading.Thread(target=cancel_again_and_again)
     other.start()
     try:
         with pytest.raises(Cancelled):
-            for _ in range(1000):
-                runtime.advance({torn: tokens[5:25]})
-                runtime.close(torn)
-                torn = runtime.restore(saved)
+            go_on_until_cancelled()
     finally:
         stop.set()
         other.join()
@@ -248,7 +253,9 @@ def test_a_load_that_fails_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch
     opened: list[WeightFile] = []
     closed: list[WeightFile] = []
     start, end = WeightFile.__init__, WeightFile.close
-    monkeypatch.setattr(WeightFile, "__init__", lambda self, header: (opened.append(self), start(self, header))[1])
+    monkeypatch.setattr(
+        WeightFile, "__init__", lambda self, header: (opened.append(self), start(self, header))[1]
+    )
     monkeypatch.setattr(WeightFile, "close", lambda self: (closed.append(self), end(self))[1])
     monkeypatch.setattr(hybrid, "load_vocabulary", _refuse)
     files = process.num_fds()
