@@ -2,10 +2,12 @@
  *
  * ggml.h is not included: the callback needs only (void *, int, int, void *), because Python fills every ck_call with
  * data pointers after the graph is allocated. So this library outlives ggml versions. */
+#define _POSIX_C_SOURCE 199309L /* clock_gettime */
 #include "conifer_kernel.h"
 
 #include <stdbool.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 /* What one graph node runs. Owned by Python, alive as long as its graph. native_api/host.py mirrors this struct and
@@ -51,6 +53,25 @@ CK_EXPORT void conifer_run_phase(void *dst, int ith, int nth, void *userdata) {
  * counts as well, so the products behind it are not computed for nothing. */
 CK_EXPORT bool conifer_should_stop(void *userdata) {
     return __atomic_load_n((int32_t *)userdata, __ATOMIC_RELAXED) != 0;
+}
+
+/* Notes when each node of a graph was done, for engine/profile.py. Owned by Python; host.py mirrors it. */
+typedef struct conifer_stopwatch {
+    const int32_t *failure; /* as in conifer_task */
+    int64_t       *done_ns; /* [capacity] CLOCK_MONOTONIC after each computed node, in order */
+    uint32_t       n;
+    uint32_t       capacity;
+} conifer_stopwatch;
+
+/* [one thread] A ggml_abort_callback: ggml calls it on its first thread after every node. */
+CK_EXPORT bool conifer_note_time(void *userdata) {
+    conifer_stopwatch *watch = userdata;
+    struct timespec    now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    if (watch->n < watch->capacity) {
+        watch->done_ns[watch->n++] = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+    }
+    return __atomic_load_n(watch->failure, __ATOMIC_RELAXED) != 0;
 }
 
 /* [any] A ggml_abort_callback_t: the process is about to die of an assertion; leave its text on stderr, where the

@@ -18,12 +18,24 @@ from typing import Any, Protocol
 from ..engine.blocks import KV
 from ..engine.carry import Carry, LayerSpec
 from ..engine.graph import Graph
+from ..engine.rope import RopeScaling
 from ..engine.tensor import Tensor
 from ..engine.weights import Weight, Weights
 from ..errors import BadModelFile
 from ..gguf import Header
 
-__all__ = ["KV", "Architecture", "Carry", "Graph", "Keys", "LayerSpec", "Tensor", "Weight", "Weights"]
+__all__ = [
+    "KV",
+    "Architecture",
+    "Carry",
+    "Graph",
+    "Keys",
+    "LayerSpec",
+    "RopeScaling",
+    "Tensor",
+    "Weight",
+    "Weights",
+]
 
 
 class Keys:
@@ -61,6 +73,37 @@ class Keys:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             self._refuse(key, value, "a number")
         return float(value)
+
+    def text(self, key: str, default: str | None = None) -> str:
+        value = self._value(key, default)
+        if not isinstance(value, str):
+            self._refuse(key, value, "a word")
+        return str(value)
+
+    def factor(self, key: str) -> float:
+        """An `f32` that multiplies something; a file without it, or with 0, multiplies by 1."""
+        return self.f32(key, 1.0) or 1.0
+
+    def attention_scale(self, d_head: int) -> float:
+        """What attention scores are multiplied by; a file without it, or with 0, means 1 / sqrt(d_head)."""
+        return self.f32("attention.scale", 0.0) or d_head**-0.5
+
+    def rope_scaling(self) -> RopeScaling:
+        """`rope.scaling.*`: linear or YaRN."""
+        kind, factor = self.text("rope.scaling.type", "linear"), self.factor("rope.scaling.factor")
+        if kind not in ("none", "linear", "yarn"):
+            self._refuse("rope.scaling.type", kind, "none, linear or yarn")
+        magnitude = self.factor("rope.scaling.attn_factor")
+        if kind != "yarn":
+            return RopeScaling(1.0 if kind == "none" else 1.0 / factor, magnitude=magnitude)
+        return RopeScaling(
+            positions=1.0 / factor,
+            extrapolation=1.0,
+            magnitude=magnitude,
+            beta_fast=self.f32("rope.scaling.yarn_beta_fast", 32.0),
+            beta_slow=self.f32("rope.scaling.yarn_beta_slow", 1.0),
+            n_ctx_original=self.u32("rope.scaling.original_context_length", self.u32("context_length", 0)),
+        )
 
     def flag(self, key: str, default: bool | None = None) -> bool:
         value = self._value(key, default)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from . import mamba2
-from .api import KV, Carry, Graph, Keys, LayerSpec, Tensor, Weight, Weights
+from .api import KV, Carry, Graph, Keys, LayerSpec, RopeScaling, Tensor, Weight, Weights
 from .jamba import gated, qkv
 
 NAMES = ("falcon-h1",)
@@ -27,6 +27,7 @@ class Hyper:
     d_head: int
     n_rot: int  # values of a head that positions rotate
     rope_base: float
+    rope_scaling: RopeScaling
     attention_scale: float
     mixer: mamba2.Mixer
 
@@ -41,7 +42,8 @@ class Hyper:
             d_head=d_head,
             n_rot=keys.size("rope.dimension_count", d_head),
             rope_base=keys.f32("rope.freq_base", 10_000.0),
-            attention_scale=keys.f32("attention.scale", d_head**-0.5),
+            rope_scaling=keys.rope_scaling(),
+            attention_scale=keys.attention_scale(d_head),
             mixer=mamba2.Mixer.read(keys, keys.f32("attention.layer_norm_rms_epsilon")),
         )
 
@@ -63,8 +65,10 @@ def mixer(g: Graph, m: mamba2.Mixer, w: Weights, s: Carry, x: Tensor) -> Tensor:
 def attention(g: Graph, hp: Hyper, w: Weights, s: Carry, x: Tensor, factors: Weight | None) -> Tensor:
     """x: [T, d_model] -> [T, d_model]. Appends T rows to s.kv."""
     q, k, v = qkv(g, w, x, hp.n_head * hp.d_head, hp.n_head_kv * hp.d_head)
-    q = g.rope(g.reshape(q, hp.n_head, hp.d_head), hp.n_rot, hp.rope_base, factors=factors)
-    k = g.rope(g.reshape(k, hp.n_head_kv, hp.d_head), hp.n_rot, hp.rope_base, factors=factors)
+    q, k = (
+        g.rope(g.reshape(x, n, hp.d_head), hp.n_rot, hp.rope_base, "neox", hp.rope_scaling, factors)
+        for x, n in ((q, hp.n_head), (k, hp.n_head_kv))
+    )
     return g.linear(w.attn_output, g.attention(q, k, v, cache=s.kv, scale=hp.attention_scale))
 
 

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from . import mamba2
-from .api import KV, Carry, Graph, Keys, LayerSpec, Tensor, Weights
+from .api import KV, Carry, Graph, Keys, LayerSpec, RopeScaling, Tensor, Weight, Weights
+from .jamba import experts, gated, qkv, shared
 
 NAMES = ("granitehybrid",)
 KERNELS = mamba2.KERNELS
@@ -20,7 +21,7 @@ KERNELS = mamba2.KERNELS
 
 @dataclass(frozen=True)
 class Hyper:
-    n_head: int
+    n_head: tuple[int, ...]  # per layer
     n_head_kv: tuple[int, ...]  # per layer; 0 where the layer is Mamba-2
     d_head: int
     n_expert_used: int
@@ -31,27 +32,29 @@ class Hyper:
     logit_scale: float
     rope_base: float
     rope_dims: int  # 0: no rotary embedding
+    rope_scaling: RopeScaling
     mixer: mamba2.Mixer
 
     @classmethod
     def read(cls, keys: Keys) -> Hyper:
         eps = keys.f32("attention.layer_norm_rms_epsilon")
         n_layer = keys.n_layer
-        n_head = keys.largest("attention.head_count", n_layer)
-        d_head = keys.size("attention.key_length", keys.size("embedding_length") // n_head)
+        most = keys.largest("attention.head_count", n_layer)
+        d_head = keys.size("attention.key_length", keys.size("embedding_length") // most)
         rotates = keys.flag("rope.scaling.finetuned", True)
         return cls(
-            n_head=n_head,
+            n_head=keys.per_layer("attention.head_count", n_layer),
             n_head_kv=keys.per_layer("attention.head_count_kv", n_layer),
             d_head=d_head,
             n_expert_used=keys.u32("expert_used_count", 0),
             eps=eps,
-            embedding_scale=keys.f32("embedding_scale", 1.0),
-            residual_scale=keys.f32("residual_scale", 1.0),
-            attention_scale=keys.f32("attention.scale", d_head**-0.5),
-            logit_scale=keys.f32("logit_scale", 1.0),
+            embedding_scale=keys.factor("embedding_scale"),
+            residual_scale=keys.factor("residual_scale"),
+            attention_scale=keys.attention_scale(d_head),
+            logit_scale=keys.factor("logit_scale"),
             rope_base=keys.f32("rope.freq_base", 10_000.0),
             rope_dims=keys.size("rope.dimension_count", d_head) if rotates else 0,
+            rope_scaling=keys.rope_scaling(),
             mixer=mamba2.Mixer.read(keys, eps),
         )
 
@@ -63,36 +66,39 @@ def carry(hp: Hyper) -> list[LayerSpec]:
     ]
 
 
-def attention(g: Graph, hp: Hyper, w: Weights, s: Carry, x: Tensor) -> Tensor:
+def attention(
+    g: Graph, hp: Hyper, w: Weights, s: Carry, x: Tensor, n_head: int, factors: Weight | None
+) -> Tensor:
     """x: [T, d_model] -> [T, d_model]. Appends T rows to s.kv."""
-    q, k, v = g.linear(w.attn_q, x), g.linear(w.attn_k, x), g.linear(w.attn_v, x)
+    n_head_kv = s.kv.spec.n_head_kv
+    q, k, v = qkv(g, w, x, n_head * hp.d_head, n_head_kv * hp.d_head)
     if hp.rope_dims:
-        q = g.rope(g.reshape(q, hp.n_head, hp.d_head), hp.rope_dims, hp.rope_base, "normal")
-        k = g.rope(g.reshape(k, s.kv.spec.n_head_kv, hp.d_head), hp.rope_dims, hp.rope_base, "normal")
+        q, k = (
+            g.rope(g.reshape(x, n, hp.d_head), hp.rope_dims, hp.rope_base, "normal", hp.rope_scaling, factors)
+            for x, n in ((q, n_head), (k, n_head_kv))
+        )
     return g.linear(w.attn_output, g.attention(q, k, v, cache=s.kv, scale=hp.attention_scale))
 
 
 def feed_forward(g: Graph, hp: Hyper, w: Weights, x: Tensor) -> Tensor:
     """SwiGLU, or a mixture of SwiGLU experts beside one that every token shares."""
     if "ffn_gate_inp" not in w:
-        return g.linear(w.ffn_down, g.swiglu(g.linear(w.ffn_gate, x), g.linear(w.ffn_up, x)))
+        return gated(g, w, x)
     # The weights are a softmax over the chosen experts alone.
-    ids, weights = g.route(g.linear(w.ffn_gate_inp, x), hp.n_expert_used, normalise=True)
-    one = g.reshape(x, 1, x.shape[1])
-    hidden = g.swiglu(g.expert_linear(w.ffn_gate_exps, one, ids), g.expert_linear(w.ffn_up_exps, one, ids))
-    y = g.weighted_sum(g.expert_linear(w.ffn_down_exps, hidden, ids), weights)
-    if "ffn_up_shexp" in w:
-        shared = g.swiglu(g.linear(w.ffn_gate_shexp, x), g.linear(w.ffn_up_shexp, x))
-        y = g.add(y, g.linear(w.ffn_down_shexp, shared))
-    return y
+    y = experts(g, w, x, *g.route(g.linear(w.ffn_gate_inp, x), hp.n_expert_used, normalise=True))
+    return g.add(y, shared(g, w, x)) if "ffn_up_shexp" in w else y
 
 
 def forward(g: Graph, hp: Hyper, w: Weights, s: Sequence[Carry]) -> Tensor:
     x = g.scale(g.embed(w.token_embd), hp.embedding_scale)
-    for i, n_head_kv in enumerate(hp.n_head_kv):
+    factors = w.rope_freqs if "rope_freqs" in w else None
+    for i, (n_head, n_head_kv) in enumerate(zip(hp.n_head, hp.n_head_kv, strict=True)):
         layer = w.blk[i]
         h = g.rms_norm(x, layer.attn_norm, hp.eps)
-        h = attention(g, hp, layer, s[i], h) if n_head_kv else mamba2.mixer(g, hp.mixer, layer, s[i], h)
+        if n_head_kv:
+            h = attention(g, hp, layer, s[i], h, n_head, factors)
+        else:
+            h = mamba2.mixer(g, hp.mixer, layer, s[i], h)
         x = g.add(x, g.scale(h, hp.residual_scale))
         h = feed_forward(g, hp, layer, g.rms_norm(x, layer.ffn_norm, hp.eps))
         x = g.add(x, g.scale(h, hp.residual_scale))

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .api import KV, Carry, Graph, Keys, LayerSpec, Tensor, Weights
-from .jamba import experts, gated, shared
+from .jamba import experts, gated, qkv, shared
 
 NAMES = ("kimi-linear",)
 KERNELS = ("conifer.causal_conv/1", "conifer.gated_delta/1")
@@ -49,15 +49,23 @@ class Hyper:
             d_conv=keys.size("ssm.conv_kernel"),
             d_latent=d_latent,
             d_key=keys.size("attention.key_length_mla"),
-            # rope.dimension_count is wrong in some files
-            d_rope=keys.size("attention.key_length") - d_latent,
+            d_rope=rotary_size(keys, d_latent),
             d_value=keys.size("attention.value_length_mla"),
             n_dense=keys.u32("leading_dense_block_count", 0),
             n_expert_used=keys.u32("expert_used_count", 0),
-            expert_scale=keys.f32("expert_weights_scale", 1.0),
+            expert_scale=keys.factor("expert_weights_scale"),
             sigmoid_gating=keys.u32("expert_gating_func", SIGMOID) == SIGMOID,
             eps=keys.f32("attention.layer_norm_rms_epsilon"),
         )
+
+
+def rotary_size(keys: Keys, d_latent: int) -> int:
+    """Of the part r, which is never rotated here: rope.dimension_count is wrong in some files.
+
+    Files with the fused attn_kv_b hold the length of a whole head under key_length, and there it is right.
+    """
+    length = keys.size("attention.key_length")
+    return length - d_latent if length > d_latent else keys.size("rope.dimension_count")
 
 
 def carry(hp: Hyper) -> list[LayerSpec]:
@@ -74,18 +82,15 @@ def carry(hp: Hyper) -> list[LayerSpec]:
 
 def kimi_delta_attention(g: Graph, hp: Hyper, w: Weights, s: Carry, x: Tensor) -> Tensor:
     """x: [T, d_model] -> [T, d_model]. Advances the three convolutions and s.delta by T tokens."""
-    parts = (
-        (w.attn_q, w.ssm_conv1d_q, s.conv_q),
-        (w.attn_k, w.ssm_conv1d_k, s.conv_k),
-        (w.attn_v, w.ssm_conv1d_v, s.conv_v),
-    )
+    size = hp.n_head * hp.d_head
+    convolutions = ((w.ssm_conv1d_q, s.conv_q), (w.ssm_conv1d_k, s.conv_k), (w.ssm_conv1d_v, s.conv_v))
     q, k, v = (
         g.reshape(
-            g.kernel("conifer.causal_conv/1", g.linear(p, x), conv.weight, None, carry=c, activation="silu"),
+            g.kernel("conifer.causal_conv/1", part, conv.weight, None, carry=c, activation="silu"),
             hp.n_head,
             hp.d_head,
         )
-        for p, conv, c in parts
+        for part, (conv, c) in zip(qkv(g, w, x, size, size), convolutions, strict=True)
     )
     # The file keeps this bias flat, [H * D], where the kernel would want it by head: added here.
     f = g.add(g.linear(w.ssm_f_b, g.linear(w.ssm_f_a, x)), w.ssm_dt.required_bias)
@@ -108,6 +113,16 @@ def kimi_delta_attention(g: Graph, hp: Hyper, w: Weights, s: Carry, x: Tensor) -
     return g.linear(w.attn_output, g.mul(y, g.sigmoid(z)))
 
 
+def latent_maps(g: Graph, hp: Hyper, w: Weights) -> tuple[Tensor, Tensor]:
+    """W_k^T [H, d_latent, d_nope] and W_v [H, d_value, d_latent] of every head."""
+    if "attn_kv_b" not in w:
+        return w.attn_k_b.weight, w.attn_v_b.weight
+    # Older files keep one matrix: of each head the rows of W_k, then those of W_v.
+    d_nope = hp.d_key - hp.d_rope
+    heads = g.matrices(w.attn_kv_b, hp.n_head, d_nope + hp.d_value, hp.d_latent)
+    return g.transposed_rows(heads, 0, d_nope), g.rows(heads, d_nope, hp.d_value)
+
+
 def latent_attention(g: Graph, hp: Hyper, w: Weights, s: Carry, x: Tensor) -> Tensor:
     """x: [T, d_model] -> [T, d_model]. Appends T rows [c | r] to s.kv."""
     if "attn_q_a" in w:
@@ -117,9 +132,10 @@ def latent_attention(g: Graph, hp: Hyper, w: Weights, s: Carry, x: Tensor) -> Te
     nope, rope = g.split(g.reshape(q, hp.n_head, hp.d_key), hp.d_key - hp.d_rope, hp.d_rope)
     c, r = g.split(g.linear(w.attn_kv_a_mqa, x), hp.d_latent, hp.d_rope)
     row = g.concat(g.rms_norm(c, w.attn_kv_a_norm, LATENT_EPS), r)
-    q = g.concat(g.linear_per_head(w.attn_k_b, nope), rope)
+    to_latent, to_value = latent_maps(g, hp, w)
+    q = g.concat(g.linear_per_head(to_latent, nope), rope)
     y = g.attention(q, row, None, cache=s.kv, scale=hp.d_key**-0.5)
-    y = g.linear_per_head(w.attn_v_b, g.reshape(y, hp.n_head, hp.d_latent))
+    y = g.linear_per_head(to_value, g.reshape(y, hp.n_head, hp.d_latent))
     return g.linear(w.attn_output, g.reshape(y, hp.n_head * hp.d_value))
 
 

@@ -3,7 +3,7 @@ feed-forward layer with a squared ReLU and no gate.
 
     x = x + block(rms_norm(x)),    FFN(x) = W_down relu(W_up x)^2
 
-A block attends where it has key heads, is feed-forward where it has a feed-forward length, and else Mamba-2.
+A block is feed-forward where it has a feed-forward length, else attends where it has key heads, and else is Mamba-2.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ class Hyper:
             n_ff=keys.per_layer("feed_forward_length", n_layer),
             n_expert_used=keys.per_layer("expert_used_count", n_layer, 0),
             d_head=d_head,
-            attention_scale=keys.f32("attention.scale", d_head**-0.5),
+            attention_scale=keys.attention_scale(d_head),
             normalise_experts=keys.flag("expert_weights_norm", False),
-            expert_scale=keys.f32("expert_weights_scale", 1.0),
+            expert_scale=keys.factor("expert_weights_scale"),
             eps=eps,
             mixer=mamba2.Mixer.read(keys, eps),
         )
@@ -56,7 +56,7 @@ class Hyper:
 
 def carry(hp: Hyper) -> list[LayerSpec]:
     return [
-        {"kv": KV(kv, hp.d_head, hp.d_head)} if kv else {} if ff else hp.mixer.carry()
+        {} if ff else {"kv": KV(kv, hp.d_head, hp.d_head)} if kv else hp.mixer.carry()
         for kv, ff in zip(hp.n_head_kv, hp.n_ff, strict=True)
     ]
 
@@ -73,11 +73,11 @@ def forward(g: Graph, hp: Hyper, w: Weights, s: Sequence[Carry], ffn: FeedForwar
     for i, (n_head, n_head_kv, n_ff) in enumerate(zip(hp.n_head, hp.n_head_kv, hp.n_ff, strict=True)):
         layer = w.blk[i]
         h = g.rms_norm(x, layer.attn_norm, hp.eps)
-        if n_head_kv:
+        if n_ff:
+            h = ffn(g, hp, layer, h, i)
+        elif n_head_kv:
             d_q, d_kv = n_head * hp.d_head, n_head_kv * hp.d_head
             h = attention(g, layer, s[i], h, d_q, d_kv, hp.attention_scale)
-        elif n_ff:
-            h = ffn(g, hp, layer, h, i)
         else:
             h = mamba2.mixer(g, hp.mixer, layer, s[i], h)
         x = g.add(x, h)

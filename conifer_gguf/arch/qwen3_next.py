@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from .api import KV, Carry, Graph, Keys, LayerSpec, Tensor, Weights
+from .api import KV, Carry, Graph, Keys, LayerSpec, RopeScaling, Tensor, Weights
 from .jamba import experts, shared
 
 NAMES = ("qwen3next",)
@@ -28,6 +28,7 @@ class Hyper:
     d_head: int
     n_rot: int
     rope_base: float
+    rope_scaling: RopeScaling
     attention_scale: float
     eps: float
     d_conv: int
@@ -50,7 +51,8 @@ class Hyper:
             d_head=d_head,
             n_rot=keys.size("rope.dimension_count", d_head),
             rope_base=keys.f32("rope.freq_base", 10_000.0),
-            attention_scale=keys.f32("attention.scale", d_head**-0.5),
+            rope_scaling=keys.rope_scaling(),
+            attention_scale=keys.attention_scale(d_head),
             eps=keys.f32("attention.layer_norm_rms_epsilon"),
             d_conv=keys.size("ssm.conv_kernel"),
             d_key=keys.size("ssm.state_size"),
@@ -149,8 +151,10 @@ def attention(g: Graph, hp: Hyper, w: Weights, s: Carry, x: Tensor) -> Tensor:
     """x: [T, d_model] -> [T, d_model]. Appends T rows to s.kv."""
     q, gate = g.split(g.reshape(g.linear(w.attn_q, x), hp.n_head, 2 * hp.d_head), hp.d_head, hp.d_head)
     k = g.reshape(g.linear(w.attn_k, x), hp.n_head_kv, hp.d_head)
-    q = g.rope(g.rms_norm(q, w.attn_q_norm, hp.eps), hp.n_rot, hp.rope_base)
-    k = g.rope(g.rms_norm(k, w.attn_k_norm, hp.eps), hp.n_rot, hp.rope_base)
+    q, k = (
+        g.rope(g.rms_norm(x, norm, hp.eps), hp.n_rot, hp.rope_base, "neox", hp.rope_scaling)
+        for x, norm in ((q, w.attn_q_norm), (k, w.attn_k_norm))
+    )
     y = g.attention(q, k, g.linear(w.attn_v, x), cache=s.kv, scale=hp.attention_scale)
     return g.linear(w.attn_output, g.mul(y, g.sigmoid(g.reshape(gate, hp.n_head * hp.d_head))))
 

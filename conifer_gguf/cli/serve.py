@@ -185,14 +185,15 @@ def banner(served: library.LocalModel | None, options: EngineOptions) -> None:
 
 def plan_line(model: library.LocalModel, options: EngineOptions) -> str:
     """The memory plan in one line. Raises DoesNotFit."""
-    shape = geometry(read_header(model.path))
+    header = read_header(model.path)
     plan = memory.fit(
         model.name,
-        shape,
+        geometry(header),
         n_ctx=options.n_ctx,
         cache_type=options.cache_type,
         n_sequences=options.parallel,
         default_limit=DEFAULT_WINDOW,
+        runtime=status.of_file(header, options.runtime).runtime,
     )
     parts = [f"weights {format_bytes(plan.weights)}", f"cache {format_bytes(plan.cache)}"]
     if plan.carry:

@@ -157,7 +157,6 @@ class Pools:
         n_row = -(-n_ctx // CACHE_STEP) * CACHE_STEP
         self._context = ggml.new_context(2 * len(layers) + 1)
         self._parts: list[State | AttentionCache] = []
-        self.layers: list[Carry] = []
         for layer in layers:
             for name, spec in layer.items():
                 _check_sizes(name, (spec.n_head_kv, spec.d_k, spec.d_v) if isinstance(spec, KV) else spec)
@@ -167,17 +166,25 @@ class Pools:
         )
         self.blocks = Blocks(n_slot, n_row) if in_blocks else None
         self.n_row = 0 if self.blocks else n_row
-        for layer in layers:
-            made = {name: self._made(spec, n_slot, dtype) for name, spec in layer.items()}
-            self._parts += [part for part in made.values() if not isinstance(part, BlockCache)]
-            self.layers.append(Carry(made))
+        try:
+            self.layers = [
+                Carry({name: self._made(spec, n_slot, dtype) for name, spec in layer.items()})
+                for layer in layers
+            ]
+        except BaseException:
+            self.close()
+            raise
 
     def _made(self, spec: Shape | KV, n_slot: int, dtype: str) -> State | AttentionCache | BlockCache:
-        if not isinstance(spec, KV):
-            return State(n_slot, spec)
-        if self.blocks is not None:
+        if isinstance(spec, KV) and self.blocks is not None:
             return self.blocks.cache(spec, dtype)
-        return AttentionCache(spec, n_slot, self.n_row, dtype, self._context)
+        made: State | AttentionCache
+        if isinstance(spec, KV):
+            made = AttentionCache(spec, n_slot, self.n_row, dtype, self._context)
+        else:
+            made = State(n_slot, spec)
+        self._parts.append(made)
+        return made
 
     def grow(self, slot: int, n_tokens: int) -> None:
         """Before a step: the slot will hold `n_tokens`."""

@@ -15,6 +15,7 @@ from ..native_api import ggml, host
 from ..native_api.memory import Region
 from .carry import CACHE_STEP
 from .graph import Graph, Share
+from .profile import NodeTime, Stopwatch
 from .supply import Supply
 from .weights import WeightFile
 
@@ -89,11 +90,28 @@ class Executor:
         """
         graph = self._graph(shares, wanted)
         _fill(graph, shares, tokens, self._n_row)
+        library = host.library()
+        self._compute(graph, library.conifer_should_stop, graph.failure)
+        assert graph.output is not None
+        return _values(graph.output).copy()
+
+    def measure(
+        self, shares: Sequence[Share], tokens: NDArray[np.int32], wanted: Wanted = "last"
+    ) -> list[NodeTime]:
+        """Run one step as `run` does and tell how long each node of its graph took."""
+        graph = self._graph(shares, wanted)
+        _fill(graph, shares, tokens, self._n_row)
+        watch = Stopwatch(graph)
+        watch.start()
+        self._compute(graph, host.library().conifer_note_time, watch.pointer)
+        return watch.times()
+
+    def _compute(self, graph: Graph, after_each_node: Any, userdata: Any) -> None:
         graph.failure[0] = 0
-        stop = host.ffi.cast("void *", host.address(graph.failure))
-        should_stop = ggml.ffi.cast("ggml_abort_callback", host.address(host.library().conifer_should_stop))
         self._lib.ggml_backend_cpu_set_abort_callback(
-            self._backend, should_stop, ggml.ffi.cast("void *", host.address(stop))
+            self._backend,
+            ggml.ffi.cast("ggml_abort_callback", host.address(after_each_node)),
+            ggml.ffi.cast("void *", host.address(userdata)),
         )
         self._running = graph
         try:
@@ -101,8 +119,6 @@ class Executor:
         finally:
             self._running = None
         _check(graph, status)
-        assert graph.output is not None
-        return _values(graph.output).copy()
 
     def stop(self) -> None:
         """End the running step before its next node. Any thread."""
@@ -118,10 +134,14 @@ class Executor:
             arena.graphs.move_to_end(key)
             return arena.graphs[key]
         graph = Graph(shares, reads, wanted, self._kernels, self._weights, self._n_threads)
-        self._forward(graph)
-        arena.place(graph)
-        graph.bind()
-        self._give_memory(graph)
+        try:
+            self._forward(graph)
+            arena.place(graph)
+            graph.bind()
+            self._give_memory(graph)
+        except BaseException:
+            graph.close()
+            raise
         arena.graphs[key] = graph
         if len(arena.graphs) > KEPT_GRAPHS:
             arena.graphs.popitem(last=False)[1].close()

@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..errors import ShapeMismatch
-from ..native_api import ggml
+from ..errors import BadModelFile, ShapeMismatch
+from ..native_api import ggml, host
 from . import attention, kernel_node
 from .carry import State
+from .rope import NO_SCALING, RopeScaling
 from .supply import Supply
 from .tensor import BLOCKS, Shape, Tensor, dense_strides
 from .weights import Weight, WeightFile
@@ -55,6 +56,7 @@ class Graph:
         self.nodes = self.lib.ggml_new_graph_custom(self.context, MAX_NODES, False)
         self.inputs: dict[str, Tensor] = {}
         self.kernel_nodes: list[kernel_node.KernelNode] = []
+        self.names: dict[int, str] = {}  # of nodes, by address: what profile.py calls them
         self.failure = ggml.ffi.new("int32_t[2]")  # status of the first kernel that failed, and its index
         self.tokens = self.input("tokens", "i32", (self.n_tokens,))
         self.output: Tensor | None = None
@@ -71,7 +73,7 @@ class Graph:
 
     def embed(self, table: Weight) -> Tensor:
         """The rows of `table` [n_vocab, d] that this step's tokens name: [T, d]."""
-        weight = table.weight
+        weight = self._matrix(table.weight)
         return self.made(
             self.lib.ggml_get_rows(self.context, weight.pointer, self.tokens.pointer),
             (self.n_tokens, weight.shape[-1]),
@@ -79,21 +81,32 @@ class Graph:
 
     def linear(self, w: Weight, x: Tensor, bias: bool = True) -> Tensor:
         """x: [..., d_in] -> [..., d_out], with the weight's bias where the file has one."""
-        weight = w.weight
+        weight = self._matrix(w.weight)
         rows = (
             weight.shape if len(weight.shape) == 2 else (1, *weight.shape)
         )  # a vector is a matrix of one row
         if len(rows) != 2 or rows[1] != x.shape[-1]:
             raise ShapeMismatch("linear", weight.name, f"[*, {x.shape[-1]}]", str(list(weight.shape)))
         y = self.made(
-            self.lib.ggml_mul_mat(self.context, weight.pointer, x.pointer), (*x.shape[:-1], rows[0])
+            self.lib.ggml_mul_mat(self.context, weight.pointer, x.pointer),
+            (*x.shape[:-1], rows[0]),
+            name=weight.name,
         )
         return self.add(y, w.bias) if bias and w.bias is not None else y
 
-    def linear_per_head(self, w: Weight, x: Tensor) -> Tensor:
+    def _matrix(self, weight: Tensor) -> Tensor:
+        """A weight of a type that ggml can multiply by. Raises BadModelFile for any other."""
+        if not ggml.multiplies(weight.dtype):
+            raise BadModelFile(
+                str(self.weights.path),
+                f"tensor `{weight.name}` is {weight.dtype.upper()}, which ggml {ggml.VERSIONS[-1]} has no product for",
+            )
+        return weight
+
+    def linear_per_head(self, weight: Tensor, x: Tensor) -> Tensor:
         """x: [T, H, d_in], one matrix [H, d_out, d_in] a head -> [T, H, d_out]."""
-        weight = w.weight
         n, n_head, d_in = x.shape
+        weight = self._matrix(weight)
         if len(weight.shape) != 3 or weight.shape[0] != n_head or weight.shape[2] != d_in:
             raise ShapeMismatch(
                 "linear_per_head", weight.name, f"[{n_head}, *, {d_in}]", str(list(weight.shape))
@@ -102,6 +115,21 @@ class Graph:
         y = self.lib.ggml_mul_mat(self.context, weight.pointer, swapped)  # [H, T, d_out]
         back = self.lib.ggml_permute(self.context, y, 0, 2, 1, 3)
         return self.made(self.lib.ggml_cont(self.context, back), (n, n_head, weight.shape[1]))
+
+    def matrices(self, w: Weight, n: int, d_out: int, d_in: int) -> Tensor:
+        """A weight [n * d_out, d_in] as n matrices [n, d_out, d_in]."""
+        whole = w.expect(n * d_out, d_in)
+        row, element = whole.strides
+        return self.view(whole, (n, d_out, d_in), (d_out * row, row, element), 0)
+
+    def rows(self, matrices: Tensor, first: int, count: int) -> Tensor:
+        """Rows of each of [n, d_out, d_in]: [n, count, d_in]."""
+        n, _, d_in = matrices.shape
+        return self.view(matrices, (n, count, d_in), matrices.strides, first * matrices.strides[1])
+
+    def transposed_rows(self, matrices: Tensor, first: int, count: int) -> Tensor:
+        """`rows` of a weight with the last two axes swapped, [n, d_in, count], in float32 and kept."""
+        return self.weights.transposed(matrices, first, count)
 
     def wanted_rows(self, x: Tensor) -> Tensor:
         """The rows of x: [T, d] whose logits somebody asked for: the last of each sequence, or all."""
@@ -164,14 +192,6 @@ class Graph:
         shape = (*a.shape[:-1], a.shape[-1] + b.shape[-1])
         return self.made(self.lib.ggml_concat(self.context, a.pointer, b.pointer, 0), shape)
 
-    def repeat_heads(self, x: Tensor, n_head: int) -> Tensor:
-        """x: [T, 1, d] -> [T, n_head, d], every head the same."""
-        target = ggml.new_tensor(self.context, "f32", (x.shape[0], n_head, x.shape[2]))
-        return self.made(
-            self.lib.ggml_repeat(self.context, self.contiguous(x).pointer, target),
-            (x.shape[0], n_head, x.shape[2]),
-        )
-
     # ---- element by element
 
     def add(self, a: Tensor, b: Tensor) -> Tensor:
@@ -229,7 +249,8 @@ class Graph:
         shape = x.shape[-2:] if grouped else x.shape[-1:]
         if math.prod(weight.shape) != math.prod(shape):
             raise ShapeMismatch("rms_norm", weight.name, str(list(shape)), str(list(weight.shape)))
-        return self.view(weight, shape, dense_strides("f32", shape), 0)
+        # A view would be a node between the norm and the product, and keep ggml from fusing them.
+        return weight if weight.shape == shape else self.view(weight, shape, dense_strides("f32", shape), 0)
 
     def _unary(self, function: str, x: Tensor) -> Tensor:
         return self.made(getattr(self.lib, function)(self.context, self.contiguous(x).pointer), x.shape)
@@ -256,20 +277,20 @@ class Graph:
         n_dims: int,
         base: float,
         mode: Literal["normal", "neox"] = "neox",
-        scale: float = 1.0,
+        scaling: RopeScaling = NO_SCALING,
         factors: Weight | None = None,
     ) -> Tensor:
         """Rotate the first `n_dims` of each head of x: [T, H, d] by its token's position.
 
-        Source: RoPE, arXiv:2104.09864; `scale` multiplies positions, `factors` [n_dims / 2] divide the angles.
+        Source: RoPE, arXiv:2104.09864; `factors` [n_dims / 2] divide the angles.
         """
         if len(x.shape) != 3 or n_dims > x.shape[2] or n_dims % 2:
             raise ShapeMismatch("rope", x.name or "x", f"[T, H, at least {n_dims}]", str(list(x.shape)))
         positions = self.input("positions", "i32", (self.n_tokens,))
         divide = self.weights.float32(factors.expect(n_dims // 2)).pointer if factors else ggml.ffi.NULL
         pointer = self.lib.ggml_rope_ext(
-            self.context, x.pointer, positions.pointer, divide, n_dims, ggml.ROPE_MODES[mode], 0,
-            base, scale, 0.0, 1.0, 32.0, 1.0,
+            self.context, x.pointer, positions.pointer, divide, n_dims, ggml.ROPE_MODES[mode], scaling.n_ctx_original,
+            base, scaling.positions, scaling.extrapolation, scaling.magnitude, scaling.beta_fast, scaling.beta_slow,
         )  # fmt: skip
         return self.made(pointer, x.shape)
 
@@ -333,7 +354,7 @@ class Graph:
 
     def expert_linear(self, w: Weight, x: Tensor, ids: Tensor) -> Tensor:
         """x: [T, 1 or n_used, d_in] through the matrices [n_expert, d_out, d_in] that ids: [T, n_used] name."""
-        weight = w.weight
+        weight = self._matrix(w.weight)
         n_expert = ids.strides[0] // 4  # ids are the front of a ranking of all experts
         if len(weight.shape) != 3 or weight.shape[0] != n_expert or weight.shape[2] != x.shape[2]:
             raise ShapeMismatch(
@@ -342,7 +363,7 @@ class Graph:
         pointer = self.lib.ggml_mul_mat_id(
             self.context, weight.pointer, self.contiguous(x).pointer, ids.pointer
         )
-        return self.made(pointer, (*ids.shape, weight.shape[1]))
+        return self.made(pointer, (*ids.shape, weight.shape[1]), name=weight.name)
 
     def weighted_sum(self, y: Tensor, weights: Tensor) -> Tensor:
         """y: [T, n_used, d], weights: [T, n_used] -> [T, d]."""
@@ -359,6 +380,8 @@ class Graph:
     def made(self, pointer: Any, shape: Shape, dtype: str = "f32", name: str = "") -> Tensor:
         """Wrap what ggml returned as a dense tensor."""
         assert BLOCKS[dtype].block_size == 1
+        if name:
+            self.names[host.address(pointer)] = name
         return Tensor(pointer, shape, dense_strides(dtype, shape), dtype, name=name)
 
     def expand(self, pointer: Any) -> None:

@@ -8,6 +8,7 @@ which are llama.cpp's, per architecture.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +87,7 @@ def geometry(header: Header) -> Geometry:
         header.get(".attention.value_length", head_size)
     )
     if arch == "kimi-linear":  # multi-head latent attention keeps one compressed row, of which V is a view
-        width = int(header.get(".attention.key_length", 0))
+        width, kv_heads = latent_width(header), [min(kv, 1) for kv in kv_heads]
     elements = sum(
         kv * width for kv, kind in zip(kv_heads, kinds, strict=True) if kind in ("attention", "both")
     )
@@ -104,6 +105,12 @@ def geometry(header: Header) -> Geometry:
         n_vocab=embedding.shape[0] if embedding else int(header.get(".vocab_size", 0)),
         n_head=max(heads, default=0),
     )
+
+
+def latent_width(header: Header) -> int:
+    """Values of the row that multi-head latent attention keeps; older files give a whole head's length as key_length."""
+    length, latent = (int(header.get(k, 0)) for k in (".attention.key_length", ".attention.kv_lora_rank"))
+    return length if length > latent else latent + int(header.get(".rope.dimension_count", 0))
 
 
 def per_layer(value: int | Sequence[int], n_layer: int) -> list[int]:
@@ -126,7 +133,7 @@ def layer_kinds(
         return tuple("recurrent" if r else "attention" for r in recurrent)
     if arch in SUBLAYERS:
         return tuple(
-            "attention" if kv else "recurrent" if not ff else "feed-forward"
+            "feed-forward" if ff else "attention" if kv else "recurrent"
             for kv, ff in zip(kv_heads, feed_forward, strict=True)
         )
     if arch in PER_LAYER_HEADS:
@@ -148,15 +155,20 @@ def carry_elements(header: Header) -> int:
     return max(0, taps - 1) * (inner + 2 * groups * state) + state * inner
 
 
-def plan(shape: Geometry, n_ctx: int, cache_type: str = "f16", n_sequences: int = 1) -> Plan:
+def plan(
+    shape: Geometry,
+    n_ctx: int,
+    cache_type: str = "f16",
+    n_sequences: int = 1,
+    runtime: str | None = "llama.cpp",
+) -> Plan:
     """What a window of `n_ctx` tokens for each of `n_sequences` costs."""
     padded = -(-n_ctx // CONTEXT_STEP) * CONTEXT_STEP
-    scores = 4 * BATCH * shape.n_head * padded * n_sequences if shape.cache_elements else 0
-    # llama.cpp reads a quantised cache only with flash attention, and would cast an f32 cache to f16 for it.
-    flash = cache_type == "q8_0" or (cache_type == "f16" and scores > MOST_SCORES)
-    # The widest activations of one prefill step. Logits are made for the last row alone; who asks for every row pays
-    # for the answer besides.
-    scratch = 4 * BATCH * (4 * shape.n_ff + 8 * shape.n_embd) + (0 if flash else scores)
+    flash, scratch = True, 0
+    if runtime == "hybrid":
+        scratch = _hybrid_scratch(shape, padded)
+    else:
+        flash, scratch = _llama_scratch(shape, padded * n_sequences, cache_type)
     return Plan(
         n_ctx=n_ctx,
         n_sequences=n_sequences,
@@ -166,6 +178,22 @@ def plan(shape: Geometry, n_ctx: int, cache_type: str = "f16", n_sequences: int 
         scratch=scratch,
         flash=flash,
     )
+
+
+def _llama_scratch(shape: Geometry, n_rows: int, cache_type: str) -> tuple[bool, int]:
+    """Whether llama.cpp's flash attention is on, and bytes, for a cache of `n_rows` tokens over all sequences."""
+    scores = 4 * BATCH * shape.n_head * n_rows if shape.cache_elements else 0
+    # llama.cpp reads a quantised cache only with flash attention, and would cast an f32 cache to f16 for it.
+    flash = cache_type == "q8_0" or (cache_type == "f16" and scores > MOST_SCORES)
+    # The widest activations of one prefill step. Logits are made for the last row alone; who asks for every row pays
+    # for the answer besides.
+    return flash, 4 * BATCH * (4 * shape.n_ff + 8 * shape.n_embd) + (0 if flash else scores)
+
+
+def _hybrid_scratch(shape: Geometry, n_rows: int) -> int:
+    """The widest activations of one prefill step, and attention's mask, one f16 a token and row of a sequence."""
+    mask = 2 * BATCH * n_rows if shape.cache_elements else 0
+    return 4 * BATCH * (2 * shape.n_ff + 4 * shape.n_embd) + mask
 
 
 def free_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
@@ -194,6 +222,7 @@ def fit(
     n_sequences: int = 1,
     free: int | None = None,
     default_limit: int | None = None,
+    runtime: str | None = "llama.cpp",
 ) -> Plan:
     """The plan for `n_ctx`, or for the largest window that is useful and fits.
 
@@ -203,14 +232,15 @@ def fit(
     free = free_memory() if free is None else free
     native = shape.n_ctx_train or LEAST_CONTEXT
     wanted = n_ctx if n_ctx is not None else min(native, default_limit or native)
-    wish = plan(shape, wanted, cache_type, n_sequences)
+    planned = functools.partial(plan, shape, cache_type=cache_type, n_sequences=n_sequences, runtime=runtime)
+    wish = planned(wanted)
     if wish.total <= free:
         return wish
     # Not a bisection: where flash attention takes over, a longer window can cost less.
     steps = range(CONTEXT_STEP, min(wanted, LONGEST_CONTEXT), CONTEXT_STEP)
-    largest = next((n for n in reversed(steps) if plan(shape, n, cache_type, n_sequences).total <= free), 0)
+    largest = next((n for n in reversed(steps) if planned(n).total <= free), 0)
     if n_ctx is None and largest >= LEAST_CONTEXT:
-        return plan(shape, largest, cache_type, n_sequences)
+        return planned(largest)
     raise DoesNotFit(
         model=model,
         needed=wish.total,

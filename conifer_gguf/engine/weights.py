@@ -12,6 +12,7 @@ from typing import Any
 
 import gguf
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import BadModelFile, ShapeMismatch
 from ..gguf import Header, TensorInfo, read_header
@@ -37,8 +38,12 @@ class WeightFile:
         n_tensors = sum(len(part.tensors) for part in parts)
         # A few more: constants that a kernel wants in float32 get a second header.
         self._context = ggml.new_context(2 * n_tensors)
-        for part in parts:
-            self._map(part)
+        try:
+            for part in parts:
+                self._map(part)
+        except BaseException:
+            self.close()
+            raise
 
     def _map(self, part: Header) -> None:
         region = Region(part.file_size, part.path)
@@ -80,17 +85,34 @@ class WeightFile:
         if tensor.dtype == "f32":
             return tensor
         if tensor.name not in self._converted:
-            region, info = self._where[tensor.name]
-            raw = region.array(np.uint8, (info.nbytes,), info.offset)
-            rows = raw.reshape(*info.shape[:-1], -1)
-            values = gguf.quants.dequantize(rows, gguf.GGMLQuantizationType(info.type.number))
-            held = Region(values.nbytes)
-            held.array(np.float32, values.shape)[...] = values
-            self._regions.append(held)
-            self._converted[tensor.name] = self._place(
-                tensor.name, "f32", info.shape, self._buffer(held), held.address
-            )
+            self._converted[tensor.name] = self._keep(tensor.name, self._values(tensor.name))
         return self._converted[tensor.name]
+
+    def transposed(self, matrices: Tensor, first: int, count: int) -> Tensor:
+        """Rows `first` to `first + count` of a weight seen as [n, d_out, d_in], as float32 [n, d_in, count]. Kept."""
+        name = f"{matrices.name}[{first}:{first + count}]^T"
+        if name not in self._converted:
+            values = self._values(matrices.name).reshape(matrices.shape)
+            self._converted[name] = self._keep(name, values[:, first : first + count].swapaxes(1, 2))
+        return self._converted[name]
+
+    def _values(self, name: str) -> NDArray[np.float32]:
+        region, info = self._where[name]
+        # Copied: a view would live on in the traceback of an error, and the region could not be closed.
+        rows = region.array(np.uint8, (info.nbytes,), info.offset).copy().reshape(*info.shape[:-1], -1)
+        try:
+            values = gguf.quants.dequantize(rows, gguf.GGMLQuantizationType(info.type.number))
+        except NotImplementedError:
+            raise BadModelFile(
+                str(self.path), f"tensor `{name}` is {info.type.name}, which cannot be expanded to float32"
+            ) from None
+        return np.asarray(values, np.float32).reshape(info.shape)
+
+    def _keep(self, name: str, values: NDArray[np.float32]) -> Tensor:
+        held = Region(values.nbytes)
+        held.array(np.float32, values.shape)[...] = values
+        self._regions.append(held)
+        return self._place(name, "f32", values.shape, self._buffer(held), held.address)
 
     def unread(self) -> list[str]:
         return sorted(set(self._tensors) - self._read)

@@ -41,9 +41,8 @@ typedef void (*ggml_abort_callback_t)(const char *error_message);
 typedef struct ggml_backend_buffer_type *ggml_backend_buffer_type_t;
 typedef struct ggml_backend_buffer *ggml_backend_buffer_t;
 typedef struct ggml_backend *ggml_backend_t;
-typedef struct ggml_backend_reg *ggml_backend_reg_t;
-typedef struct ggml_backend_device *ggml_backend_dev_t;
 typedef struct ggml_gallocr *ggml_gallocr_t;
+struct ggml_type_traits_cpu { void *from_float; void *vec_dot; enum ggml_type vec_dot_type; int64_t nrows; };
 """
 
 FUNCTIONS = """
@@ -55,7 +54,6 @@ void ggml_free(struct ggml_context *ctx);
 size_t ggml_tensor_overhead(void);
 size_t ggml_graph_overhead_custom(size_t size, bool grads);
 size_t ggml_nbytes(const struct ggml_tensor *tensor);
-size_t ggml_row_size(enum ggml_type type, int64_t ne);
 void *ggml_get_data(const struct ggml_tensor *tensor);
 void ggml_set_input(struct ggml_tensor *tensor);
 void ggml_set_output(struct ggml_tensor *tensor);
@@ -68,7 +66,6 @@ struct ggml_tensor *ggml_scale(struct ggml_context *ctx, struct ggml_tensor *a, 
 struct ggml_tensor *ggml_sqr(struct ggml_context *ctx, struct ggml_tensor *a);
 struct ggml_tensor *ggml_relu(struct ggml_context *ctx, struct ggml_tensor *a);
 struct ggml_tensor *ggml_silu(struct ggml_context *ctx, struct ggml_tensor *a);
-struct ggml_tensor *ggml_gelu(struct ggml_context *ctx, struct ggml_tensor *a);
 struct ggml_tensor *ggml_sigmoid(struct ggml_context *ctx, struct ggml_tensor *a);
 struct ggml_tensor *ggml_sum_rows(struct ggml_context *ctx, struct ggml_tensor *a);
 struct ggml_tensor *ggml_clamp(struct ggml_context *ctx, struct ggml_tensor *a, float min, float max);
@@ -79,8 +76,6 @@ struct ggml_tensor *ggml_mul_mat(struct ggml_context *ctx, struct ggml_tensor *a
 struct ggml_tensor *ggml_mul_mat_id(struct ggml_context *ctx, struct ggml_tensor *as, struct ggml_tensor *b,
                                     struct ggml_tensor *ids);
 struct ggml_tensor *ggml_soft_max(struct ggml_context *ctx, struct ggml_tensor *a);
-struct ggml_tensor *ggml_soft_max_ext(struct ggml_context *ctx, struct ggml_tensor *a, struct ggml_tensor *mask,
-                                      float scale, float max_bias);
 struct ggml_tensor *ggml_argsort_top_k(struct ggml_context *ctx, struct ggml_tensor *a, int k);
 struct ggml_tensor *ggml_get_rows(struct ggml_context *ctx, struct ggml_tensor *a, struct ggml_tensor *b);
 struct ggml_tensor *ggml_set_rows(struct ggml_context *ctx, struct ggml_tensor *a, struct ggml_tensor *b,
@@ -92,7 +87,6 @@ struct ggml_tensor *ggml_rope_ext(struct ggml_context *ctx, struct ggml_tensor *
 struct ggml_tensor *ggml_flash_attn_ext(struct ggml_context *ctx, struct ggml_tensor *q, struct ggml_tensor *k,
                                         struct ggml_tensor *v, struct ggml_tensor *mask, float scale,
                                         float max_bias, float logit_softcap);
-struct ggml_tensor *ggml_repeat(struct ggml_context *ctx, struct ggml_tensor *a, struct ggml_tensor *b);
 struct ggml_tensor *ggml_cont(struct ggml_context *ctx, struct ggml_tensor *a);
 struct ggml_tensor *ggml_permute(struct ggml_context *ctx, struct ggml_tensor *a, int axis0, int axis1, int axis2,
                                  int axis3);
@@ -118,6 +112,7 @@ int ggml_graph_n_nodes(struct ggml_cgraph *cgraph);
 struct ggml_tensor *ggml_graph_node(struct ggml_cgraph *cgraph, int i);
 const char *ggml_op_desc(const struct ggml_tensor *t);
 
+const struct ggml_type_traits_cpu *ggml_get_type_traits_cpu(enum ggml_type type);
 ggml_backend_t ggml_backend_cpu_init(void);
 void ggml_backend_free(ggml_backend_t backend);
 void ggml_backend_cpu_set_n_threads(ggml_backend_t backend_cpu, int n_threads);
@@ -126,22 +121,12 @@ void ggml_backend_cpu_set_abort_callback(ggml_backend_t backend_cpu, ggml_abort_
 enum ggml_status ggml_backend_graph_compute(ggml_backend_t backend, struct ggml_cgraph *cgraph);
 ggml_backend_buffer_type_t ggml_backend_get_default_buffer_type(ggml_backend_t backend);
 ggml_backend_buffer_t ggml_backend_cpu_buffer_from_ptr(void *ptr, size_t size);
-ggml_backend_buffer_t ggml_backend_buft_alloc_buffer(ggml_backend_buffer_type_t buft, size_t size);
-size_t ggml_backend_buft_get_alloc_size(ggml_backend_buffer_type_t buft, const struct ggml_tensor *tensor);
-size_t ggml_backend_buft_get_alignment(ggml_backend_buffer_type_t buft);
-const char *ggml_backend_buft_name(ggml_backend_buffer_type_t buft);
-void *ggml_backend_buffer_get_base(ggml_backend_buffer_t buffer);
 void ggml_backend_buffer_free(ggml_backend_buffer_t buffer);
 enum ggml_status ggml_backend_tensor_alloc(ggml_backend_buffer_t buffer, struct ggml_tensor *tensor, void *addr);
 void ggml_backend_tensor_set(struct ggml_tensor *tensor, const void *data, size_t offset, size_t size);
-ggml_backend_dev_t ggml_backend_get_device(ggml_backend_t backend);
-ggml_backend_reg_t ggml_backend_dev_backend_reg(ggml_backend_dev_t device);
-void *ggml_backend_reg_get_proc_address(ggml_backend_reg_t reg, const char *name);
-bool ggml_backend_dev_supports_op(ggml_backend_dev_t device, const struct ggml_tensor *op);
 
 struct ggml_backend_buffer *ggml_backend_alloc_ctx_tensors(struct ggml_context *ctx, ggml_backend_t backend);
 ggml_gallocr_t ggml_gallocr_new(ggml_backend_buffer_type_t buft);
-bool ggml_gallocr_reserve(ggml_gallocr_t galloc, struct ggml_cgraph *graph);
 void ggml_gallocr_free(ggml_gallocr_t galloc);
 bool ggml_gallocr_alloc_graph(ggml_gallocr_t galloc, struct ggml_cgraph *graph);
 size_t ggml_gallocr_get_buffer_size(ggml_gallocr_t galloc, int buffer_id);
@@ -165,6 +150,12 @@ def library() -> Any:
             f"the installed llama-cpp-python ships ggml {version}, the hybrid runtime knows {', '.join(VERSIONS)}",
         )
     return lib
+
+
+@functools.cache
+def multiplies(dtype: str) -> bool:
+    """True where ggml's CPU backend has a product for matrices of this type; it would call a null pointer otherwise."""
+    return bool(library().ggml_get_type_traits_cpu(TYPES_BY_NAME[dtype]).vec_dot != ffi.NULL)
 
 
 def reversed_dims(shape: Sequence[int]) -> Any:

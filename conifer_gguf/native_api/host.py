@@ -20,9 +20,15 @@ ffi.cdef(
         uint32_t phase;
         int32_t index;
     };
+    struct conifer_stopwatch {
+        const int32_t *failure;
+        int64_t *done_ns;
+        uint32_t n, capacity;
+    };
     uint32_t conifer_task_size(void);
     void conifer_run_phase(void *dst, int ith, int nth, void *userdata);
     bool conifer_should_stop(void *userdata);
+    bool conifer_note_time(void *userdata);
     void conifer_report_abort(const char *message);
     """
 )

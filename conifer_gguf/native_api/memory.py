@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import RuntimeFailure
 from .ggml import ffi
+
+
+def _anonymous(nbytes: int) -> mmap.mmap:
+    try:
+        return mmap.mmap(-1, nbytes)
+    except (OSError, OverflowError, ValueError) as error:
+        raise RuntimeFailure(f"taking {nbytes} bytes of memory", str(error)) from error
 
 
 class Region:
@@ -17,7 +25,7 @@ class Region:
 
     def __init__(self, nbytes: int, file: Path | None = None) -> None:
         if file is None:
-            self._map = mmap.mmap(-1, max(1, nbytes))
+            self._map = _anonymous(max(1, nbytes))
         else:
             with file.open("rb") as opened:
                 self._map = mmap.mmap(opened.fileno(), nbytes, access=mmap.ACCESS_READ)

@@ -249,4 +249,9 @@ def evaluate(expression: str, bound: Mapping[str, int]) -> int:
             case _:
                 raise ValueError(f"dimension `{expression}` uses more than names, integers and + - * //")
 
-    return walk(ast.parse(expression, mode="eval").body)
+    return walk(_parse(expression))
+
+
+@functools.cache
+def _parse(expression: str) -> ast.expr:
+    return ast.parse(expression, mode="eval").body

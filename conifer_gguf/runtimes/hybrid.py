@@ -13,6 +13,7 @@ from ..engine.blocks import OP as ATTENTION
 from ..engine.carry import Pools, Saved
 from ..engine.compute import Executor
 from ..engine.graph import Graph, Share
+from ..engine.profile import NodeTime
 from ..engine.supply import accelerators, registered_supply
 from ..engine.weights import WeightFile
 from ..errors import BadModelFile, BadRequest, BrokenSequence, PromptTooLong
@@ -153,6 +154,11 @@ class HybridRuntime:
             if not len(left[sequence]):
                 del left[sequence]
             at += n
+
+    def measure(self, share: Share, tokens: np.ndarray[tuple[int], np.dtype[np.int32]]) -> list[NodeTime]:
+        """How long each node of one step took. The sequence is torn afterwards: its length does not count these tokens."""
+        self._broken.add(share.slot)
+        return self._executor.measure([share], tokens)
 
     def fork(self, sequence: SequenceId) -> SequenceId:
         self._refuse_broken(sequence)

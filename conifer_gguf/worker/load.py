@@ -59,6 +59,7 @@ def open_runtime(
         cache_type=cache_type,
         n_sequences=max_sequences,
         default_limit=DEFAULT_WINDOW,
+        runtime=choice.runtime,
     )
     how: dict[str, Any] = {
         "n_ctx": plan.n_ctx,

@@ -19,11 +19,12 @@ FLAGS = ["-std=gnu11", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall"
 
 
 @functools.cache
-def kernels() -> Mapping[str, Kernel]:
+def kernels(*definitions: str) -> Mapping[str, Kernel]:
     with tempfile.TemporaryDirectory(prefix="conifer-plain-") as folder:
         library = Path(folder) / "plain.so"  # once it is loaded the file may go
         subprocess.run(
-            ["cc", *FLAGS, f"-I{include_dir()}", str(SOURCE), "-o", str(library), "-lm"], check=True
+            ["cc", *FLAGS, *definitions, f"-I{include_dir()}", str(SOURCE), "-o", str(library), "-lm"],
+            check=True,
         )
         return {kernel.op: kernel for kernel in load_library(library).kernels}
 
@@ -35,6 +36,6 @@ def attention() -> dict[str, Supply]:
     return {op: Supply(contracts()[op], (kernel,)) for op, kernel in found.items()}
 
 
-def supply(ops: Iterable[str]) -> dict[str, Supply]:
+def supply(ops: Iterable[str], *definitions: str) -> dict[str, Supply]:
     """In place of `registered_supply`."""
-    return {op: Supply(contracts()[op], (kernels()[op],)) for op in ops}
+    return {op: Supply(contracts()[op], (kernels(*definitions)[op],)) for op in ops}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,28 @@ def test_the_cache_grows_with_the_window_and_the_scores_until_flash_attention_ta
     scores = 4 * 512 * 12  # bytes a token of the scores of one step
     assert (short.flash, long.flash) == (False, True)
     assert short.scratch - long.scratch == scores * 4096
+
+
+def test_our_engine_needs_no_scores_and_grows_with_the_window_by_cache_and_mask() -> None:
+    shape = memory.geometry(GRANITE_1B)
+    short, long = (memory.plan(shape, n, runtime="hybrid") for n in (4096, 32768))
+    assert long.cache - short.cache == 8_192 * (32768 - 4096)
+    assert long.scratch - short.scratch == 2 * 512 * (32768 - 4096)
+    # What the arena of the 1B model was measured to hold: 35 and 63 MiB.
+    assert short.scratch == pytest.approx(35 * MIB, rel=0.1)
+    assert long.scratch == pytest.approx(63 * MIB, rel=0.1)
+
+
+def test_older_kimi_files_keep_one_latent_row_too() -> None:
+    keys = dict(KIMI_48B.metadata) | {
+        "kimi-linear.attention.key_length": 192,
+        "kimi-linear.attention.head_count_kv": [
+            32 * n for n in KIMI_48B.metadata["kimi-linear.attention.head_count_kv"]
+        ],
+        "kimi-linear.attention.kv_lora_rank": 512,
+        "kimi-linear.rope.dimension_count": 64,
+    }
+    assert memory.geometry(dataclasses.replace(KIMI_48B, metadata=keys)).kv_bytes_per_token == 8_064
 
 
 @pytest.mark.parametrize(("cache_type", "bytes_per_token"), [("f32", 16384), ("f16", 8192), ("q8_0", 4352)])

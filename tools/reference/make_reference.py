@@ -36,6 +36,7 @@ import time
 import zlib
 from pathlib import Path
 
+import draws
 import variants
 
 HERE = Path(__file__).resolve().parent
@@ -868,7 +869,6 @@ def make_tokens(tok_dir: Path, seed: int, n_tokens: int, vocab: int) -> list[int
 
 def build_case(name: str, llama_cpp: Path, out: Path, keep_hf: bool, seed_offset: int = 0) -> dict:
     import gguf
-    import llama_cpp as L
     import numpy as np
     import torch
     import transformers
@@ -876,7 +876,7 @@ def build_case(name: str, llama_cpp: Path, out: Path, keep_hf: bool, seed_offset
     torch.set_num_threads(1)
     t0 = time.time()
     seed = (zlib.crc32(name.encode()) + seed_offset) & 0x7FFFFFFF
-    spec = CASES[name]()
+    spec = draws.build(sys.modules[__name__], name) if "~" in name else CASES[name]()
     opts = spec.get("opts", {})
     d = out / name
     shutil.rmtree(d, ignore_errors=True)
@@ -926,7 +926,27 @@ def build_case(name: str, llama_cpp: Path, out: Path, keep_hf: bool, seed_offset
     hf64, hf32, greedy, greedy_logits, margins, hidden = hf_run(model, tokens, N_GREEDY)
     del model
 
+    arrays = {
+        "tokens": np.array(tokens, np.int32),
+        "hf_logits": hf64.astype(np.float32),
+        "hf_hidden": hidden[:, hidden_pos].astype(np.float32),
+        "hf_hidden_pos": np.array(hidden_pos, np.int32),
+        "greedy": np.array(greedy, np.int32),
+        "greedy_logits": greedy_logits.astype(np.float32),
+        "greedy_margin": np.array(margins, np.float32),
+    }
+    if not spec.get("llama", True):
+        np.savez_compressed(d / "ref.npz", **arrays)
+        for f in hf.glob("*.safetensors*"):
+            f.unlink()
+        meta = dict(name=name, arch=str(cfg.model_type), seed=seed, n_params=n_params, config=c,
+                    hf_f32_vs_hf_f64=compare(hf32, hf64), greedy_min_margin=min(margins))
+        (d / "meta.json").write_text(json.dumps(meta, indent=1))
+        return meta
+
     # 5. llama.cpp
+    import llama_cpp as L
+
     ll = llama_run(f32, tokens, N_GREEDY, extra=True)
     diffs = {
         "hf_f32_vs_hf_f64": compare(hf32, hf64),
@@ -937,17 +957,7 @@ def build_case(name: str, llama_cpp: Path, out: Path, keep_hf: bool, seed_offset
     same = next((i for i, (a, b) in enumerate(zip(greedy, ll["greedy"])) if a != b), N_GREEDY)
     if same:
         diffs["llama_f32_greedy_steps_vs_hf"] = compare(ll["greedy_logits"][:same], greedy_logits[:same])
-    ref = {
-        "tokens": np.array(tokens, np.int32),
-        "hf_logits": hf64.astype(np.float32),
-        "hf_hidden": hidden[:, hidden_pos].astype(np.float32),
-        "hf_hidden_pos": np.array(hidden_pos, np.int32),
-        "greedy": np.array(greedy, np.int32),
-        "greedy_logits": greedy_logits.astype(np.float32),
-        "greedy_margin": np.array(margins, np.float32),
-        "llama_logits_f32": ll["logits"],
-        "llama_greedy": np.array(ll["greedy"], np.int32),
-    }
+    ref = {**arrays, "llama_logits_f32": ll["logits"], "llama_greedy": np.array(ll["greedy"], np.int32)}
 
     # 6. quantised
     kinds = {}
@@ -1013,6 +1023,9 @@ def build_case(name: str, llama_cpp: Path, out: Path, keep_hf: bool, seed_offset
 
 
 def summary_line(m) -> str:
+    if "diffs" not in m:
+        return (f"{m['name']:24s} {m['arch']:15s} {m['n_params'] / 1e6:5.2f}M  hf32/64 {m['hf_f32_vs_hf_f64']['max_abs']:.1e}  "
+                f"margin {m['greedy_min_margin']:.1e}")
     x, d = m["diffs"], m["diffs"]["llama_f32_vs_hf"]
     tok = sum(t["ids_llama"] == t["ids_hf"] for t in m["tokenizer_tests"])
     s = (f"{m['name']:24s} {m['arch']:15s} {m['n_params'] / 1e6:5.2f}M  rms(logit) {m['hf_logit_rms']:6.2f}  "
@@ -1033,7 +1046,8 @@ def main() -> None:
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--llama-cpp", type=Path, required="--list" not in sys.argv, help="llama.cpp source tree (for its converter)")
     ap.add_argument("--out", type=Path, default=HERE / "cases")
-    ap.add_argument("--cases", default="all", help="comma separated names, or all")
+    ap.add_argument("--cases", default="all", help="comma separated names, or all; FAMILY~SEED is a random draw")
+    ap.add_argument("--draws", type=int, default=0, help="random draws of each family in --cases, in place of the cases")
     ap.add_argument("--seed", type=int, default=0, help="added to the seed of each case: other weights, other tokens")
     ap.add_argument("--keep-hf", action="store_true", help="keep the Hugging Face weights too")
     ap.add_argument("--in-process", action="store_true", help=argparse.SUPPRESS)
@@ -1043,6 +1057,8 @@ def main() -> None:
         print("\n".join(CASES))
         return
     names = list(CASES) if a.cases == "all" else a.cases.split(",")
+    if a.draws:
+        names = list(draws.names(a.cases, a.draws))
     if a.in_process:
         for name in names:
             print(summary_line(build_case(name, a.llama_cpp, a.out, a.keep_hf, a.seed)), flush=True)
@@ -1065,7 +1081,7 @@ def main() -> None:
     (a.out / "index.json").write_text(json.dumps({
         n: {k: m[k] for k in ("arch", "n_params", "bytes", "hf_logit_rms", "hf_hidden_rms", "greedy_prefix_agreeing_with_llama",
                               "greedy_distinct", "greedy_min_margin", "diffs", "quantised_tensor_types")}
-        for n, m in index.items()}, indent=1))
+        for n, m in index.items() if "diffs" in m}, indent=1))
     sys.exit(1 if bad else 0)
 
 

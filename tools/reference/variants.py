@@ -194,27 +194,46 @@ NEMOTRON_MOE_SMALL = dict(
 # --- Kimi Linear -----------------------------------------------------------------------------------------------
 
 
-def kimi_small(base: ModuleType) -> Spec:
+def kimi(
+    base: ModuleType, kinds: list[str], *, n_dense: int, n_head: int, d_head: int, d_conv: int, n_expert: int, n_used: int,
+    n_shared: int, scale: float, extra: Spec | None = None, **sizes: Any,
+) -> Spec:
     from transformers import KimiLinearConfig
 
-    spec = base.kimi_linear()
+    spec, n = base.kimi_linear(), len(kinds)
     cfg = KimiLinearConfig(
-        **{**base.COMMON, "vocab_size": VOCAB}, hidden_size=64, intermediate_size=104, moe_intermediate_size=28, num_hidden_layers=3,
-        num_attention_heads=3, num_key_value_heads=3, n_shared_experts=2, routed_scaling_factor=2.446, kv_lora_rank=40,
-        q_lora_rank=None, qk_rope_head_dim=8, v_head_dim=20, qk_nope_head_dim=24, n_group=1, topk_group=1,
-        num_experts_per_tok=3, norm_topk_prob=True, max_position_embeddings=4096, rms_norm_eps=1e-5,
-        tie_word_embeddings=False, num_local_experts=6, layer_types=ALTERNATING,
-        mlp_layer_types=["dense", "sparse", "sparse"], linear_head_dim=16, linear_num_heads=3,
-        linear_conv_kernel_dim=4,
+        **{**base.COMMON, "vocab_size": VOCAB}, hidden_size=64, intermediate_size=104, moe_intermediate_size=28,
+        num_hidden_layers=n, num_attention_heads=n_head, num_key_value_heads=n_head, n_shared_experts=n_shared,
+        routed_scaling_factor=scale, q_lora_rank=None, n_group=1, topk_group=1,
+        num_experts_per_tok=n_used, norm_topk_prob=True, max_position_embeddings=4096, rms_norm_eps=1e-5,
+        tie_word_embeddings=False, num_local_experts=n_expert, layer_types=kinds,
+        mlp_layer_types=["dense"] * n_dense + ["sparse"] * (n - n_dense), linear_head_dim=d_head, linear_num_heads=n_head,
+        linear_conv_kernel_dim=d_conv, **sizes,
     )
 
-    def fix(c: dict[str, Any]) -> dict[str, Any]:
+    def fix(c: Spec) -> Spec:
         c = spec["json"](c)
-        c["linear_attn_config"].update(full_attn_layers=[2], kda_layers=[1, 3], head_dim=16, num_heads=3)
-        c.update(num_experts=6, num_experts_per_token=3, num_shared_experts=2)
+        numbered: dict[str, list[int]] = {
+            kind: [i for i, k in enumerate(kinds, 1) if k == kind] for kind in ("full_attention", "linear_attention")
+        }
+        c["linear_attn_config"].update(
+            full_attn_layers=numbered["full_attention"], kda_layers=numbered["linear_attention"], head_dim=d_head,
+            num_heads=n_head, short_conv_kernel_size=d_conv,
+        )
+        c.update(
+            num_experts=n_expert, num_experts_per_token=n_used, num_shared_experts=n_shared, first_k_dense_replace=n_dense
+        )
         return c
 
-    return {**spec, **SMALL, "cfg": cfg, "json": fix}
+    rename = spec["rename"] if n_dense else None
+    return {**spec, "cfg": cfg, "json": fix, "rename": rename, **(extra or {})}
+
+
+def kimi_small(base: ModuleType) -> Spec:
+    return kimi(
+        base, ALTERNATING, n_dense=1, n_head=3, d_head=16, d_conv=4, n_expert=6, n_used=3, n_shared=2, scale=2.446,
+        kv_lora_rank=40, qk_rope_head_dim=8, v_head_dim=20, qk_nope_head_dim=24, extra=SMALL,
+    )
 
 
 VARIANTS: dict[str, Callable[[ModuleType], Spec]] = {
