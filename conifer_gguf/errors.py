@@ -103,6 +103,24 @@ class PromptTooLong(ConiferError):
         return f"shorten the prompt, or start with --ctx {self.n_prompt + 256} or more"
 
 
+@dataclass(eq=False)
+class MissingExtra(ConiferError):
+    """Something optional is not installed; `extra` of this package brings it."""
+
+    code: ClassVar[str] = "missing_extra"
+    package: str
+    extra: str
+    purpose: str
+
+    @property
+    def fact(self) -> str:
+        return f"{self.purpose} needs {self.package}, which is not installed"
+
+    @property
+    def hint(self) -> str | None:
+        return f"pip install 'conifer-gguf[{self.extra}]'"
+
+
 # --- models ----------------------------------------------------------------------------------------------------
 
 
