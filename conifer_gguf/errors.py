@@ -199,7 +199,10 @@ class UnsupportedModel(ConiferError):
 
 @dataclass(eq=False)
 class ModelLoadGated(ConiferError):
-    """The model's recurrent layers wait for kernels; `register` names bundled plugins that supply them."""
+    """The model's recurrent layers wait for kernels; `register` names known plugins that supply them.
+
+    `attempts` says of registered plugins why they may not run.
+    """
 
     code: ClassVar[str] = "model_load_gated"
     http_status: ClassVar[int] = 400
@@ -208,6 +211,11 @@ class ModelLoadGated(ConiferError):
     register: tuple[str, ...] = ()
     layers: str = ""
     also_runs_with: tuple[str, ...] = ()
+    attempts: tuple[str, ...] = ()
+
+    @property
+    def tried(self) -> tuple[str, ...]:
+        return self.attempts
 
     @property
     def fact(self) -> str:

@@ -33,7 +33,7 @@ LLAMA_SETTINGS = {
     "no-flash": LlamaSetting(repack=True, flash=False),
     "plain": LlamaSetting(repack=False, flash=False),
 }
-WARM_UP = 512  # tokens
+WARM_UP = 64  # tokens
 FILL = 1024  # tokens between two signs of progress
 Tell = Callable[[str, int], None]  # what is going on, and how many tokens of the work are done with it
 

@@ -16,7 +16,7 @@ from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from ..gguf import Header
+from ..gguf import Header, read_header
 from ..native_api.state import cpu_features
 from ..settings import home
 
@@ -94,10 +94,9 @@ def keep(points: Sequence[Measured]) -> None:
     Path(file.name).replace(path)
 
 
-def results(header: Header) -> tuple[Measured, ...]:
-    """Everything that was measured of this file on this machine."""
-    folder = _path("").parent
-    return _read(_path(content_id(header))) if folder.is_dir() else ()
+def results(path: Path) -> tuple[Measured, ...]:
+    """Everything that was measured of this file on this machine. Raises BadModelFile."""
+    return _read(_path(content_id(read_header(path)))) if _path("").parent.is_dir() else ()
 
 
 def _path(content: str) -> Path:

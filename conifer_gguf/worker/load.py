@@ -11,7 +11,7 @@ from ..engine import memory
 from ..errors import BadRequest
 from ..gguf import read_header
 from ..runtimes.base import CacheType, Runtime
-from ..runtimes.choose import Choice, recurrent_layers, require
+from ..runtimes.choose import Choice, require
 from ..runtimes.hybrid import HybridRuntime
 from ..runtimes.llama import LlamaRuntime, LlamaSetting
 from ..runtimes.threads import default_threads
@@ -51,8 +51,7 @@ def open_runtime(
             raise BadRequest(f"`{parameter}` is {value}, at least 1 is needed", parameter)
     header = read_header(path)
     shape = geometry(header)
-    layers = recurrent_layers(header.architecture, shape.layer_kinds)
-    choice = require(name, header.architecture, runtime, layers)
+    choice = require(name, header, runtime)
     plan = memory.fit(
         name,
         shape,
