@@ -164,9 +164,16 @@ def test_on_a_terminal_return_registers_and_the_same_command_goes_on(home: Path)
 
 
 @pytest.fixture
-def typed(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Answers of a person, without a terminal."""
-    return lambda text: monkeypatch.setattr("click.termui.visible_prompt_func", lambda _: text)
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The questions to a person who answers with the return key."""
+    questions: list[str] = []
+
+    def answer(question: str) -> str:
+        questions.append(question)
+        return ""
+
+    monkeypatch.setattr("click.termui.visible_prompt_func", answer)
+    return questions
 
 
 def gated() -> ModelLoadGated:
@@ -174,25 +181,23 @@ def gated() -> ModelLoadGated:
 
 
 def test_other_peoples_code_is_shown_with_its_hash_and_not_the_default(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], typed: Callable[[str], None]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], asked: list[str]
 ) -> None:
     bundled = registry.resolve("ssd_scan")
     foreign = known.Candidate("ssd_scan", "installed", bundled.folder, bundled.manifest, bundled.library)
     monkeypatch.setattr(registry, "resolve", lambda _: foreign)
-    typed("")
     with pytest.raises(ModelLoadGated):
         _gate._ask(gated(), "auto")
     shown = capsys.readouterr().err
-    assert "[y]es / [l]lama.cpp this time / [N]o" in shown
+    assert "[y]es / [l]lama.cpp this time / [N]o" in shown + "".join(asked)
     assert str(foreign.library) in shown
     assert f"sha256 {foreign.sha256()}" in shown
 
 
 def test_beside_a_gpu_llama_cpp_is_the_default(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], typed: Callable[[str], None]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], asked: list[str]
 ) -> None:
     monkeypatch.setattr(_gate, "llama_has_gpu", lambda: True)
-    typed("")
     assert _gate._ask(gated(), "auto") == "llama.cpp"
     assert "our kernels run on the CPU" in capsys.readouterr().err
 

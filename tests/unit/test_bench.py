@@ -97,7 +97,7 @@ def test_the_same_logits_differ_by_nothing_and_others_by_what_the_definitions_sa
 def test_more_rows_than_one_block_are_all_counted() -> None:
     theirs = np.random.default_rng(0).standard_normal((2 * compare.ROWS + 3, 5)).astype(np.float32)
     ours = theirs.copy()
-    ours[-1] = theirs[-1][::-1]
+    ours[-1] = np.roll(theirs[-1], 1)
     found = compare.differences(ours, theirs)
     assert found["top1_agreement"] == pytest.approx(1 - 1 / len(theirs))
     assert found["max_difference"] == pytest.approx(float(np.abs(ours - theirs).max()))
@@ -118,7 +118,8 @@ def test_decoding_reads_the_weights_it_uses_the_cache_and_the_carry_twice() -> N
 def test_decoding_a_mixture_reads_only_the_experts_that_are_chosen() -> None:
     header = read_header(GOLDEN / "granite_moe" / "model-f32.gguf")
     experts = sum(t.nbytes for name, t in header.tensors.items() if "_exps." in name)
-    every = sum(t.nbytes for t in header.tensors.values())
+    assert "output.weight" in header.tensors  # not tied: of the embedding one row is read
+    every = sum(t.nbytes for name, t in header.tensors.items() if name != "token_embd.weight")
     used, count = header.get(".expert_used_count"), header.get(".expert_count")
     assert 0 < used < count
     carry = bench.geometry(header).carry_bytes
