@@ -103,6 +103,24 @@ class PromptTooLong(ConiferError):
         return f"shorten the prompt, or start with --ctx {self.n_prompt + 256} or more"
 
 
+@dataclass(eq=False)
+class MissingExtra(ConiferError):
+    """Something optional is not installed; `extra` of this package brings it."""
+
+    code: ClassVar[str] = "missing_extra"
+    package: str
+    extra: str
+    purpose: str
+
+    @property
+    def fact(self) -> str:
+        return f"{self.purpose} needs {self.package}, which is not installed"
+
+    @property
+    def hint(self) -> str | None:
+        return f"pip install 'conifer-gguf[{self.extra}]'"
+
+
 # --- models ----------------------------------------------------------------------------------------------------
 
 
@@ -181,7 +199,10 @@ class UnsupportedModel(ConiferError):
 
 @dataclass(eq=False)
 class ModelLoadGated(ConiferError):
-    """The model's recurrent layers wait for kernels; `register` names bundled plugins that supply them."""
+    """The model's recurrent layers wait for kernels; `register` names known plugins that supply them.
+
+    `attempts` says of registered plugins why they may not run.
+    """
 
     code: ClassVar[str] = "model_load_gated"
     http_status: ClassVar[int] = 400
@@ -190,6 +211,11 @@ class ModelLoadGated(ConiferError):
     register: tuple[str, ...] = ()
     layers: str = ""
     also_runs_with: tuple[str, ...] = ()
+    attempts: tuple[str, ...] = ()
+
+    @property
+    def tried(self) -> tuple[str, ...]:
+        return self.attempts
 
     @property
     def fact(self) -> str:

@@ -9,21 +9,22 @@ import click
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-ENGINE = (
-    click.option(
-        "--ctx",
-        type=click.IntRange(1),
-        metavar="TOKENS",
-        help="Context window; default: sized to free memory.",
-    ),
-    click.option(
-        "--threads", type=click.IntRange(1), metavar="N", help="Default: the physical cores that may be used."
-    ),
-    click.option("--cache-type", type=click.Choice(["f16", "f32", "q8_0"]), default="f16", show_default=True),
-    click.option(
-        "--runtime", type=click.Choice(["auto", "hybrid", "llama.cpp"]), default="auto", show_default=True
-    ),
+CTX = click.option(
+    "--ctx",
+    type=click.IntRange(1),
+    metavar="TOKENS",
+    help="Context window; default: sized to free memory.",
 )
+THREADS = click.option(
+    "--threads", type=click.IntRange(1), metavar="N", help="Default: the physical cores that may be used."
+)
+CACHE_TYPE = click.option(
+    "--cache-type", type=click.Choice(["f16", "f32", "q8_0"]), default="f16", show_default=True
+)
+RUNTIME = click.option(
+    "--runtime", type=click.Choice(["auto", "hybrid", "llama.cpp"]), default="auto", show_default=True
+)
+ENGINE = (CTX, THREADS, CACHE_TYPE, RUNTIME)
 SAMPLING = (
     click.option(
         "--temp", type=float, metavar="T", help="0 is greedy. Sampling defaults are the model card's."

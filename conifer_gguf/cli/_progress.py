@@ -14,10 +14,10 @@ from . import render
 
 
 @contextmanager
-def working(what: str) -> Iterator[None]:
-    """A spinner while something runs that cannot say how far it is."""
-    with Console(stderr=True).status(what):
-        yield
+def working(what: str) -> Iterator[Callable[[str], None]]:
+    """A spinner while something runs that cannot say how far it is; what is yielded changes its text."""
+    with Console(stderr=True).status(what) as spinner:
+        yield spinner.update
 
 
 class TerminalProgress(Progress):

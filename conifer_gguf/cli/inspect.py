@@ -8,13 +8,14 @@ from ..service.inspection import Inspection
 from ..service.inspection import inspect as inspect_file
 from ..settings import format_bytes
 from ..store import library
-from . import render
+from . import _options, render
 
 
 @click.command("inspect", short_help="Show what a model file is, from its header.")
 @click.argument("name", metavar="FILE|NAME")
+@_options.add((_options.RUNTIME,))
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON, sizes in bytes.")
-def command(name: str, as_json: bool) -> None:
+def command(name: str, runtime: str, as_json: bool) -> None:
     """Show architecture, layers, sizes, quantisation mix, tokenizer, and what would run it. Loads nothing.
 
     \b
@@ -22,7 +23,7 @@ def command(name: str, as_json: bool) -> None:
       conifer-gguf inspect smollm2-135m
       conifer-gguf inspect ./model.gguf --json
     """
-    found = inspect_file(library.find(name).path)
+    found = inspect_file(library.find(name).path, runtime)
     if as_json:
         render.as_json(found.as_row())
     else:

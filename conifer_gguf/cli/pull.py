@@ -6,7 +6,7 @@ import click
 
 from ..settings import format_bytes
 from ..store import download, library
-from . import render
+from . import _options, render
 from ._gate import tell_gate
 from ._progress import TerminalProgress
 
@@ -16,8 +16,9 @@ from ._progress import TerminalProgress
 @click.option(
     "--restart", is_flag=True, help="Throw away what was downloaded before, and an installed copy's place."
 )
+@_options.add((_options.RUNTIME,))
 @click.option("--json", "as_json", is_flag=True, help="Print the installed model as JSON.")
-def command(name: str, restart: bool, as_json: bool) -> None:
+def command(name: str, restart: bool, runtime: str, as_json: bool) -> None:
     """Download a model, check its sha256, and install it in one step.
 
     What was interrupted is resumed. Models come from the Hugging Face Hub (HF_ENDPOINT and HF_TOKEN are honoured), from
@@ -34,4 +35,4 @@ def command(name: str, restart: bool, as_json: bool) -> None:
         render.as_json(library.as_row(model))
     else:
         click.echo(f"{model.name} is here: {format_bytes(model.size)}, {model.path}")
-        tell_gate(model)
+        tell_gate(model, runtime)

@@ -13,7 +13,7 @@ import waitress
 
 from ..arch import geometry
 from ..engine import memory
-from ..errors import BadRequest
+from ..errors import BadModelFile, BadRequest
 from ..gguf import read_header
 from ..native_api import registry
 from ..service import status
@@ -169,18 +169,28 @@ def banner(served: library.LocalModel | None, options: EngineOptions) -> None:
     """What is ready, what waits, and what the default model will take; on stderr."""
     here = library.models()
     names = {m.name: m for m in [*here, *([served] if served else [])]}
+    gated: set[str] = set()
     for local in names.values():
-        state = status.of_file(read_header(local.path), options.runtime)
-        render.notice(f"  {local.name:<36} {format_bytes(local.size):>8}  {state.words}")
-    gated = [m.name for m in names.values() if status.of_file(read_header(m.path), options.runtime).needs]
+        words, register = state_of(local, options.runtime)
+        render.notice(f"  {local.name:<36} {format_bytes(local.size):>8}  {words}")
+        gated.update(register)
     if gated:
         render.notice(
-            "  conifer-gguf plugins register NAME… makes gated models answer; nothing needs a restart"
+            f"  conifer-gguf plugins register {' '.join(sorted(gated))} makes gated models answer; nothing restarts"
         )
     if not names:
         render.notice("  no models; conifer-gguf pull smollm2-135m, then reload the page")
     if served is not None:
         render.notice(plan_line(served, options))
+
+
+def state_of(local: library.LocalModel, requested: str) -> tuple[str, tuple[str, ...]]:
+    """The status of a model in words, and the plugins that it waits for. One bad file does not keep a server down."""
+    try:
+        state = status.of_file(read_header(local.path), requested)
+    except BadModelFile as bad:
+        return f"unknown · {bad.problem}", ()
+    return f"unknown · {state.reason}" if state.status == "unknown" else state.words, state.register
 
 
 def plan_line(model: library.LocalModel, options: EngineOptions) -> str:

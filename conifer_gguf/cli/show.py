@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 
+from ..service.status import measured_of
 from ..settings import format_bytes
 from ..store import library
 from ..store.catalog import Entry, catalog
+from ..store.results import Measured
 from . import render
 
 
@@ -26,8 +29,10 @@ def command(name: str, as_json: bool) -> None:
     entry, quant = catalog().resolve(name)
     entry.source(quant)
     here = {m.quant: str(m.path) for m in library.models() if m.base_name == entry.name}
+    measured = {quant: measured_of(Path(path)) for quant, path in here.items()}
     if as_json:
-        render.as_json({**entry.model_dump(by_alias=True), "on_disk": here})
+        points = [point.as_row() for found in measured.values() for point in found]
+        render.as_json({**entry.model_dump(by_alias=True), "on_disk": here, "measured": points})
         return
     for key, value in facts(entry):
         click.echo(f"{key:<15} {value}")
@@ -37,6 +42,26 @@ def command(name: str, as_json: bool) -> None:
         for s in entry.sources
     ]
     render.table(("QUANT", "SIZE", "FROM", "ON THIS MACHINE"), rows)
+    if any(measured.values()):
+        click.echo()
+        render.table(
+            ("QUANT", "RUNTIME", "SETTING", "DEPTH", "THREADS", "PREFILL", "DECODE", "MEMORY", "MEASURED"),
+            [_measured(quant, p) for quant, found in measured.items() for p in found],
+        )
+
+
+def _measured(quant: str | None, p: Measured) -> tuple[str, ...]:
+    return (
+        quant or "",
+        p.runtime,
+        p.setting,
+        f"{p.depth:,}",
+        str(p.n_threads),
+        f"{p.prefill_tps:.0f} tok/s",
+        f"{p.decode_tps:.1f} tok/s",
+        format_bytes(p.rss_bytes),
+        p.date[:10],
+    )
 
 
 def facts(entry: Entry) -> list[tuple[str, Any]]:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import functools
+import shlex
 import tempfile
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
 import gguf
 import llama_cpp.llama_cpp as lib
 
-from ..arch import architectures
+from ..arch import architectures, geometry
 from ..errors import BadRequest, ModelLoadGated, UnsupportedModel
+from ..gguf import Header
 from ..native_api import registry
 from ..ops import contracts
-from ..settings import RUNTIME
+from ..settings import ARCHITECTURES, RUNTIME
 from . import llama_log
 
 RuntimeName = Literal["llama.cpp", "hybrid"]
@@ -27,7 +30,7 @@ class Choice:
     """`runtime` None: nobody here knows the architecture.
 
     `reason` is one sentence for a person. `needs` are ops of the hybrid runtime without a registered kernel, `supply`
-    the plugins that supply the others, `register` the bundled plugins that would supply what is missing.
+    the plugins that supply the others, `register` known plugins that would supply what is missing.
     """
 
     runtime: RuntimeName | None
@@ -37,6 +40,7 @@ class Choice:
     register: tuple[str, ...] = ()
     also_runs_with: tuple[RuntimeName, ...] = ()
     libraries: tuple[str, ...] = ()  # sha256 of the libraries behind `supply`
+    by_setting: bool = False  # an environment variable went against what would have been chosen
 
 
 def choose(architecture: str, requested: str = "auto") -> Choice:
@@ -51,29 +55,44 @@ def choose(architecture: str, requested: str = "auto") -> Choice:
         raise BadRequest(f"{where}; there are {', '.join(REQUESTS)}", "runtime")
     ours, theirs = architecture in architectures(), llama_knows(architecture)
     if asked == "llama.cpp" or (asked == "auto" and not ours):
-        if theirs:
-            why = (
-                f"{RUNTIME.name} is set"
-                if setting
-                else "as asked"
-                if ours
-                else "llama.cpp runs this architecture"
-            )
-            return Choice("llama.cpp", why)
-        return Choice(None, f"the installed llama.cpp does not know the architecture `{architecture}`")
+        if not theirs:
+            return Choice(None, _unknown_to_llama(architecture, ours))
+        why = (
+            f"{RUNTIME.name} is set"
+            if setting
+            else "as asked"
+            if ours
+            else "llama.cpp runs this architecture"
+        )
+        return Choice("llama.cpp", why, by_setting=setting is not None and ours)
     if not ours:
-        return Choice(None, f"no architecture file here answers to `{architecture}`")
+        return Choice(None, _unknown_to_us(architecture, theirs))
     return _hybrid(architecture, theirs)
 
 
+def _unknown_to_llama(architecture: str, ours: bool) -> str:
+    fact = f"the installed llama.cpp (llama-cpp-python {version('llama-cpp-python')}) does not know `{architecture}`"
+    if ours:
+        return f"{fact}; --runtime hybrid runs it"
+    return (
+        f"{fact}, and no architecture file here does; a newer llama-cpp-python might, or a package that brings it "
+        f"(entry-point group {ARCHITECTURES})"
+    )
+
+
+def _unknown_to_us(architecture: str, theirs: bool) -> str:
+    fact = f"no architecture file here answers to `{architecture}`, so the hybrid runtime cannot run it"
+    return f"{fact}; --runtime llama.cpp does" if theirs else fact
+
+
 def _hybrid(architecture: str, llama_too: bool) -> Choice:
-    ops = tuple(architectures()[architecture].KERNELS)
+    ops = ops_of(architecture)
     needs = registry.missing(ops)
     also: tuple[RuntimeName, ...] = ("llama.cpp",) if llama_too else ()
     if needs:
         reason = f"no registered plugin supplies {', '.join(needs)}"
-        return Choice("hybrid", reason, needs, register=bundled_for(needs), also_runs_with=also)
-    plugins = [p for p in registry.registered() if set(p.ops) & set(ops)]
+        return Choice("hybrid", reason, needs, register=suppliers(needs), also_runs_with=also)
+    plugins = [p for p in registry.registered() if set(p.ops) & set(ops) and not registry.changed(p)]
     return Choice(
         "hybrid",
         "registered plugins supply its kernels",
@@ -83,22 +102,44 @@ def _hybrid(architecture: str, llama_too: bool) -> Choice:
     )
 
 
-def require(model: str, architecture: str, requested: str = "auto", layers: str = "") -> Choice:
+def ops_of(architecture: str) -> tuple[str, ...]:
+    """What an architecture calls, the op that gives its layers their name first."""
+    ops = architectures()[architecture].KERNELS
+    return tuple(sorted(ops, key=lambda op: not (op in contracts() and contracts()[op].layers)))
+
+
+def require(model: str, header: Header, requested: str = "auto") -> Choice:
     """The choice for a model that is about to be loaded.
 
     Raises UnsupportedModel when nobody knows the architecture, ModelLoadGated when a kernel is missing.
     """
+    architecture = header.architecture
     choice = choose(architecture, requested)
     if choice.runtime is None:
-        raise UnsupportedModel(model, architecture, choice.reason)
+        hint = f"conifer-gguf inspect {shlex.quote(str(header.path))}"
+        raise UnsupportedModel(model, architecture, choice.reason, hint)
     if choice.needs:
-        raise ModelLoadGated(model, choice.needs, choice.register, layers, choice.also_runs_with)
+        layers = recurrent_layers(architecture, geometry(header).layer_kinds)
+        attempts = tuple(line for op in choice.needs for line in registry.tried(op))
+        raise ModelLoadGated(
+            model,
+            choice.needs,
+            choice.register,
+            layers,
+            choice.also_runs_with,
+            tuple(dict.fromkeys(attempts)),
+        )
     return choice
 
 
-def bundled_for(ops: tuple[str, ...]) -> tuple[str, ...]:
-    """Names of the bundled plugins that supply any of `ops`."""
-    return tuple(c.name for c in registry.known() if c.source == "bundled" and set(c.manifest.ops) & set(ops))
+def suppliers(ops: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of known plugins that would supply `ops`, in that order: bundled ones, and installed ones for the rest."""
+    names: list[str] = []
+    for op in ops:
+        offers = [c for c in registry.known() if op in c.manifest.ops and c.library.is_file()]
+        offers.sort(key=lambda c: c.source != "bundled")
+        names += [c.name for c in offers[:1] if c.name not in names]
+    return tuple(names)
 
 
 def recurrent_layers(architecture: str, kinds: tuple[str, ...]) -> str:
@@ -108,6 +149,11 @@ def recurrent_layers(architecture: str, kinds: tuple[str, ...]) -> str:
     called = next((name for name in names if name), "")
     n = sum(kind in ("recurrent", "both") for kind in kinds)
     return f"{n} of {len(kinds)} layers are {called}" if called and n else ""
+
+
+def llama_has_gpu() -> bool:
+    """True where the installed llama.cpp was built with a GPU backend that finds a device."""
+    return bool(lib.llama_supports_gpu_offload())
 
 
 @functools.cache

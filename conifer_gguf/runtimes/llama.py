@@ -19,9 +19,18 @@ from .repack import repacking_is_safe
 from .vocabulary import LlamaVocabulary
 
 CACHE_TYPES: dict[CacheType, int] = {"f32": 0, "f16": 1, "q8_0": 8}  # ggml_type
-FLASH_OFF, FLASH_ON = 0, 1  # llama_flash_attn_type
+FLASH_OFF, FLASH_ON, FLASH_AUTO = 0, 1, -1  # llama_flash_attn_type
+Flash = bool | Literal["auto"]
 N_BATCH = 512
 ABORTED = 2  # llama_decode's return value after the abort callback said stop
+
+
+@dataclass(frozen=True)
+class LlamaSetting:
+    """What llama.cpp lets its user choose. None: `repack` where it does not crash, `flash` as the memory plan says."""
+
+    repack: bool | None = None
+    flash: Flash | None = None
 
 
 @dataclass(frozen=True)
@@ -40,8 +49,8 @@ class LlamaRuntime:
     """A model loaded by llama.cpp; see `Runtime` for the contract of every method.
 
     `repack` lets llama.cpp rearrange quantised weights for its own kernels: its default, and None follows it wherever it
-    does not crash. `flash` is llama.cpp's flash attention, None where only the cache decides: q8_0 needs it, f32 forbids
-    it (it would silently be cast to f16). `n_ctx` is what one sequence holds; the cache is allocated for
+    does not crash. `flash` is llama.cpp's flash attention, "auto" its own default, None where only the cache decides: q8_0
+    needs it, f32 forbids it (it would silently be cast to f16). `n_ctx` is what one sequence holds; the cache is allocated for
     `max_sequences` times that.
     """
 
@@ -53,7 +62,7 @@ class LlamaRuntime:
         n_threads: int,
         cache_type: CacheType = "f16",
         max_sequences: int = 1,
-        flash: bool | None = None,
+        flash: Flash | None = None,
         repack: bool | None = None,
     ) -> None:
         llama_log.install()
@@ -91,7 +100,7 @@ class LlamaRuntime:
         n_threads: int,
         cache_type: CacheType,
         max_sequences: int,
-        flash: bool | None,
+        flash: Flash | None,
     ) -> lib.llama_context_p:
         self._stop = threading.Event()
         # The callback object must live as long as the context that calls it.
@@ -104,7 +113,7 @@ class LlamaRuntime:
         params.n_threads = params.n_threads_batch = n_threads
         params.type_k = params.type_v = CACHE_TYPES[cache_type]
         flash = cache_type == "q8_0" if flash is None else flash
-        params.flash_attn_type = FLASH_ON if flash else FLASH_OFF
+        params.flash_attn_type = FLASH_AUTO if flash == "auto" else FLASH_ON if flash else FLASH_OFF
         params.abort_callback = self._abort
         params.no_perf = True
         context = lib.llama_init_from_model(self._model, params)

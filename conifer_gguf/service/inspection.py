@@ -44,11 +44,11 @@ class Inspection:
         return asdict(self)
 
 
-def inspect(path: Path) -> Inspection:
+def inspect(path: Path, requested: str = "auto") -> Inspection:
     """Read the header; nothing is loaded. Raises BadModelFile."""
     header = read_header(path)
     shape = geometry(header)
-    state = status.of_file(header)
+    state = status.of_file(header, requested)
     return Inspection(
         path=str(path),
         architecture=header.architecture,

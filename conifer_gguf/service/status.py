@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Literal
 
 from ..arch import geometry
+from ..errors import BadModelFile
 from ..gguf import Header
 from ..runtimes.choose import Choice, choose, recurrent_layers, require
-from ..store import library
+from ..store import library, results
 from ..store.catalog import Entry, catalog
+from ..store.results import Measured
 
 Word = Literal["ready", "load-gated", "unknown"]
 
@@ -27,13 +29,15 @@ class Status:
     register: tuple[str, ...] = ()  # bundled plugins that would supply what is missing
     also_runs_with: tuple[str, ...] = ()
     libraries: tuple[str, ...] = ()  # sha256 of what is loaded with the model
+    by_setting: bool = False  # CONIFER_GGUF_RUNTIME decided
 
     @property
     def words(self) -> str:
         """`ready · ssd_scan 0.1.0, causal_conv 0.1.0`, `load-gated · needs …`, as lists show it."""
         if self.status == "load-gated":
             return f"load-gated · needs {', '.join(self.needs)}"
-        return " · ".join(filter(None, (self.status, ", ".join(self.supply) or self.runtime)))
+        by = ", ".join(self.supply) or self.runtime
+        return " · ".join(filter(None, (self.status, f"{by}, your setting" if self.by_setting else by)))
 
 
 def of_architecture(architecture: str, requested: str = "auto") -> Status:
@@ -47,7 +51,7 @@ def of_file(header: Header, requested: str = "auto") -> Status:
 
 def require_ready(model: str, header: Header, requested: str = "auto") -> Status:
     """The status of a file that is about to be loaded. Raises UnsupportedModel or ModelLoadGated."""
-    return _status(require(model, header.architecture, requested, layers_of(header)))
+    return _status(require(model, header, requested))
 
 
 def layers_of(header: Header) -> str:
@@ -66,6 +70,7 @@ def _status(choice: Choice) -> Status:
         choice.register,
         choice.also_runs_with,
         choice.libraries,
+        choice.by_setting,
     )
 
 
@@ -76,16 +81,23 @@ class CatalogRow:
     entry: Entry
     status: Status
     on_disk: tuple[Path, ...]
+    measured: tuple[Measured, ...]  # of the files on disk, on this machine
 
 
-def catalog_rows() -> list[CatalogRow]:
+def catalog_rows(requested: str = "auto") -> list[CatalogRow]:
     here = library.models()
-    known = {name: of_architecture(name) for name in {e.architecture for e in catalog().entries}}
-    return [
-        CatalogRow(
-            entry,
-            known[entry.architecture],
-            tuple(m.path for m in here if m.base_name == entry.name),
-        )
-        for entry in catalog().entries
-    ]
+    known = {name: of_architecture(name, requested) for name in {e.architecture for e in catalog().entries}}
+    rows = []
+    for entry in catalog().entries:
+        paths = tuple(m.path for m in here if m.base_name == entry.name)
+        measured = tuple(point for path in paths for point in measured_of(path))
+        rows.append(CatalogRow(entry, known[entry.architecture], paths, measured))
+    return rows
+
+
+def measured_of(path: Path) -> tuple[Measured, ...]:
+    """What `bench` kept of a file; nothing of one that is no model any more, which is not this question."""
+    try:
+        return results.results(path)
+    except BadModelFile:
+        return ()

@@ -52,6 +52,12 @@ def blueprint(residency: Residency, models: Models, csrf: str) -> Blueprint:
     return page_api
 
 
+def bundled(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The page offers what comes with this package; other people's code is registered in a terminal, by its sha256."""
+    own = {c.name for c in registry.known() if c.source == "bundled"}
+    return tuple(name for name in names if name in own)
+
+
 def model_row(model: LocalModel, requested: str) -> dict[str, Any]:
     """OpenAI's model object, and what we know besides. Reads the header, loads nothing."""
     entry = model.entry
@@ -79,7 +85,7 @@ def model_row(model: LocalModel, requested: str) -> dict[str, Any]:
         "reason": state.reason,
         "needs": state.needs,
         "supply": state.supply,
-        "register": state.register,
+        "register": bundled(state.register),
         "layers": status.layers_of(header),
         "also_runs_with": state.also_runs_with,
         "kv_bytes_per_token": shape.kv_bytes_per_token,

@@ -11,9 +11,9 @@ from ..engine import memory
 from ..errors import BadRequest
 from ..gguf import read_header
 from ..runtimes.base import CacheType, Runtime
-from ..runtimes.choose import Choice, recurrent_layers, require
+from ..runtimes.choose import Choice, require
 from ..runtimes.hybrid import HybridRuntime
-from ..runtimes.llama import LlamaRuntime
+from ..runtimes.llama import LlamaRuntime, LlamaSetting
 from ..runtimes.threads import default_threads
 
 DEFAULT_WINDOW = 32_768  # tokens; a longer window is asked for with n_ctx
@@ -35,8 +35,9 @@ def open_runtime(
     n_threads: int | None = None,
     cache_type: str = "f16",
     max_sequences: int = 1,
+    llama: LlamaSetting | None = None,
 ) -> LoadedModel:
-    """Load a model file.
+    """Load a model file. `llama` overrides what llama.cpp would be told, to measure it.
 
     Raises BadModelFile before native code sees a file that is not sound, DoesNotFit before anything is allocated,
     BadRequest for a value that makes no sense, ModelLoadGated where a kernel is missing.
@@ -50,8 +51,7 @@ def open_runtime(
             raise BadRequest(f"`{parameter}` is {value}, at least 1 is needed", parameter)
     header = read_header(path)
     shape = geometry(header)
-    layers = recurrent_layers(header.architecture, shape.layer_kinds)
-    choice = require(name, header.architecture, runtime, layers)
+    choice = require(name, header, runtime)
     plan = memory.fit(
         name,
         shape,
@@ -70,5 +70,7 @@ def open_runtime(
     if choice.runtime == "hybrid":
         loaded: Runtime = HybridRuntime(header, architectures()[header.architecture], **how)
     else:
-        loaded = LlamaRuntime(path, flash=plan.flash, **how)
+        setting = llama or LlamaSetting()
+        flash = plan.flash if setting.flash is None else setting.flash
+        loaded = LlamaRuntime(path, flash=flash, repack=setting.repack, **how)
     return LoadedModel(loaded, choice, plan)

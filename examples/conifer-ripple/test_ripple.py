@@ -73,7 +73,7 @@ def test_the_installed_llama_cpp_does_not_know_it() -> None:
 def test_its_catalog_row_waits_for_the_kernels() -> None:
     rows = {row.entry.name: row.status for row in status.catalog_rows()}
     assert rows["ripple-tiny"].status == "load-gated"
-    assert rows["ripple-tiny"].needs == ("conifer.causal_conv/1", "conifer.gated_delta/1")
+    assert rows["ripple-tiny"].needs == ("conifer.gated_delta/1", "conifer.causal_conv/1")
     assert rows["ripple-tiny"].also_runs_with == ()
 
 

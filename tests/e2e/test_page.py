@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
-from .conftest import TINY, Server, serving
+from .conftest import GOLDEN, TINY, Server, serving
 
 pytestmark = pytest.mark.browser
 QUIET = [
@@ -107,3 +107,44 @@ def test_the_page_says_when_the_server_is_gone_and_notices_its_return(page: Page
     with serving(str(TINY), "--ctx", "512", "--port", port):
         page.evaluate("dispatchEvent(new Event('focus'))")
         expect(page.get_by_role("status")).to_have_count(0)
+
+
+GRANITE = GOLDEN / "granite" / "model-f32.gguf"
+
+
+@pytest.mark.slow
+def test_a_gated_hybrid_is_told_flipped_and_then_streams(
+    page: Page, registered: Path, cli: Callable[..., object]
+) -> None:
+    cli("plugins", "unregister", "ssd_scan")  # one kernel is enough to wait for
+    with serving(str(GRANITE), "--ctx", "512") as running:
+        page.goto(running.url)
+        gate = page.get_by_label("Load-gated")
+        expect(gate).to_contain_text("2 of 3 layers are Mamba-2")
+        expect(gate).to_contain_text("conifer-gguf plugins register ssd_scan")
+        ask(page, "Hello")
+        expect(page.get_by_role("alert")).to_contain_text("no registered plugin supplies conifer.ssd_scan/1")
+        gate.get_by_role("button").click()
+        expect(gate).to_have_count(0, timeout=200_000)
+        expect(page.locator(".about")).to_contain_text("ready")
+        lengths = watch_the_answer(page)
+        ask(page, "Tell me about rivers.")
+        expect(page.locator(".numbers")).to_be_visible(timeout=60_000)
+        assert len(set(lengths())) > 2, "the answer came in one piece"
+        cli("plugins", "unregister", "ssd_scan")
+        page.evaluate("dispatchEvent(new Event('focus'))")
+        expect(gate).to_contain_text("conifer.ssd_scan/1")
+
+
+def watch_the_answer(page: Page) -> Callable[[], list[int]]:
+    """Notes how long the answer is whenever the page changes."""
+    page.evaluate(
+        """() => {
+          window.lengths = [];
+          new MutationObserver(() => {
+            const said = [...document.querySelectorAll(".turn.assistant .said")].pop();
+            if (said) window.lengths.push(said.textContent.length);
+          }).observe(document.querySelector("main"), { childList: true, subtree: true, characterData: true });
+        }"""
+    )
+    return lambda: list(page.evaluate("window.lengths"))
