@@ -9,7 +9,10 @@ from random import Random
 from chats import ASSISTANT, END, PAD, PAYLOAD, START, Chat, chat, recall
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+TOKENIZER = Path(__file__).parent / "tokenizer.json"
 VOCABULARY = 2048
+FIRST_ORDINARY = 3  # the tokens before are special
+ECHOES = 0.2  # of the rows
 READ, WRITTEN, RECALLED = 0.3, 1.0, 4.0  # weights in the loss: what the model reads, writes, has to remember
 
 
@@ -72,20 +75,40 @@ class Encoder:
         return tokens, weights
 
     def rows(self, seed: int, length: int) -> Iterator[tuple[list[int], list[float]]]:
-        """Endless rows of exactly `length` + 1 tokens: whole conversations, half of the rows with recall first."""
+        """Endless rows of exactly `length` + 1 tokens: echoes, or whole conversations, most of them with recall first."""
         rng = Random(seed)
         while True:
-            tokens: list[int] = []
-            weights: list[float] = []
-            turns = recall(rng, int(length * rng.uniform(0.3, 0.62))) if rng.random() < 0.6 else chat(rng)
-            misfits = 0
-            while misfits < 6:
-                more, weight = self.encode(turns)
-                if len(tokens) + len(more) <= length + 1:
-                    tokens += more
-                    weights += weight
-                else:
-                    misfits += 1
-                turns = recall(rng, 120) if rng.random() < 0.25 else chat(rng)
+            tokens, weights = self.echoes(rng, length) if rng.random() < ECHOES else self.talk(rng, length)
             missing = length + 1 - len(tokens)
             yield tokens + [0] * missing, weights + [0.0] * missing
+
+    def echoes(self, rng: Random, length: int) -> tuple[list[int], list[float]]:
+        """Random tokens in short pieces that come back later: looking up what followed is all there is to learn."""
+        pieces: list[list[int]] = []
+        tokens: list[int] = []
+        weights: list[float] = []
+        while len(tokens) <= length:
+            if pieces and rng.random() < 0.6:
+                piece = rng.choice(pieces)
+                weights += [0.0, 0.0] + [WRITTEN] * (len(piece) - 2)
+            else:
+                piece = [rng.randrange(FIRST_ORDINARY, VOCABULARY) for _ in range(rng.randint(5, 16))]
+                pieces.append(piece)
+                weights += [0.0] * len(piece)
+            tokens += piece
+        return tokens[: length + 1], weights[: length + 1]
+
+    def talk(self, rng: Random, length: int) -> tuple[list[int], list[float]]:
+        tokens: list[int] = []
+        weights: list[float] = []
+        turns = recall(rng, int(length * rng.uniform(0.3, 0.62))) if rng.random() < 0.6 else chat(rng)
+        misfits = 0
+        while misfits < 6:
+            more, weight = self.encode(turns)
+            if len(tokens) + len(more) <= length + 1:
+                tokens += more
+                weights += weight
+            else:
+                misfits += 1
+            turns = recall(rng, 120) if rng.random() < 0.25 else chat(rng)
+        return tokens, weights

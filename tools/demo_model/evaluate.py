@@ -26,7 +26,7 @@ import conifer_gguf
 from conifer_gguf import Session
 
 N_FACTS, IN_ONE = 50, 5  # facts in all, and planted together at the top of one conversation
-DECODED = 32  # tokens to time
+LONGEST = 32  # tokens of an answer
 
 
 def rendered(turns: Chat, *, ask: bool = False) -> str:
@@ -87,9 +87,11 @@ def prompts(session: Session, depth: int, seed: int) -> tuple[list[int], list[tu
 
 
 def greedy(session: Session, logits: Any, n_tokens: int) -> tuple[list[int], list[float]]:
-    """The most likely tokens, with the seconds that each took."""
-    tokens, seconds = [], []
-    for _ in range(n_tokens):
+    """The most likely tokens up to the end of the turn, with the seconds that each took."""
+    (end,) = session.tokenize("<|im_end|>", parse_special=True)
+    tokens: list[int] = []
+    seconds = []
+    while len(tokens) < n_tokens and end not in tokens:
         tokens.append(int(np.argmax(logits)))
         start = time.perf_counter()
         logits = session.eval(tokens[-1:])
@@ -106,7 +108,7 @@ def recall(session: Session, depth: int) -> Recall:
         read = session.snapshot()
         for question, value in asked:
             session.restore(read)
-            tokens, took = greedy(session, session.eval(question), DECODED)
+            tokens, took = greedy(session, session.eval(question), LONGEST)
             said = session.detokenize(tokens).split("\n")[0]
             right += value in said
             seconds += took

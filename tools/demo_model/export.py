@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,112 +16,22 @@ import gguf
 import numpy as np
 import torch
 from chats import END, PAD, START, TEMPLATE
+from checkpoint import STEP, Array, tensors
+from corpus import TOKENIZER
 from gguf import GGMLQuantizationType as Quant
 from model import MODELS
-from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
-Array = NDArray[np.float32]
-
-LAYER = {
-    "input_layernorm.weight": "attn_norm.weight",
-    "post_attention_layernorm.weight": "ffn_norm.weight",
-    "self_attn.q_proj.weight": "attn_q.weight",
-    "self_attn.k_proj.weight": "attn_k.weight",
-    "self_attn.v_proj.weight": "attn_v.weight",
-    "self_attn.o_proj.weight": "attn_output.weight",
-    "mamba.in_proj.weight": "ssm_in.weight",
-    "mamba.conv1d.weight": "ssm_conv1d.weight",
-    "mamba.conv1d.bias": "ssm_conv1d.bias",
-    "mamba.dt_bias": "ssm_dt.bias",
-    "mamba.A_log": "ssm_a",
-    "mamba.D": "ssm_d",
-    "mamba.norm.weight": "ssm_norm.weight",
-    "mamba.out_proj.weight": "ssm_out.weight",
-    "mlp.gate_proj.weight": "ffn_gate.weight",
-    "mlp.up_proj.weight": "ffn_up.weight",
-    "mlp.down_proj.weight": "ffn_down.weight",
-    "shared_mlp.output_linear.weight": "ffn_down.weight",
-}
-OUTSIDE = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight"}
 # Small, and the precision of a whole channel or head hangs on each value.
 KEPT_IN_F32 = ("norm.weight", "ssm_conv1d.weight", "ssm_a", "ssm_d", ".bias")
 
 
-def tensors(state: dict[str, torch.Tensor], config: Any) -> Iterator[tuple[str, Array]]:
-    """The checkpoint under GGUF's names and in GGUF's layout."""
-    for name, value in state.items():
-        array: Array = value.float().numpy()
-        if name == "lm_head.weight":  # the embedding once more
-            continue
-        if name in OUTSIDE:
-            yield OUTSIDE[name], array
-            continue
-        _, _, layer, inside = name.split(".", 3)
-        blk = f"blk.{layer}"
-        if inside == "shared_mlp.input_linear.weight":
-            gate, up = np.split(array, 2)
-            yield f"{blk}.ffn_gate.weight", gate
-            yield f"{blk}.ffn_up.weight", up
-        else:
-            yield f"{blk}.{LAYER[inside]}", laid_out(inside, array, config)
-
-
-def laid_out(inside: str, array: Array, config: Any) -> Array:
-    if inside == "mamba.A_log":
-        return -np.exp(array)[:, None]
-    if inside == "mamba.D":
-        return array[:, None]
-    if inside == "mamba.conv1d.weight":
-        return array[:, 0]
-    if inside == "mamba.norm.weight":
-        return array.reshape(config.mamba_n_groups, -1)
-    if config.model_type == "llama" and inside in ("self_attn.q_proj.weight", "self_attn.k_proj.weight"):
-        # llama's rotation pairs neighbours, Hugging Face's the two halves of a head.
-        heads = config.num_attention_heads if "q_proj" in inside else config.num_key_value_heads
-        halves = array.reshape(heads, 2, -1, array.shape[1])
-        return halves.swapaxes(1, 2).reshape(array.shape)
-    return array
-
-
-def from_gguf(path: Path, model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The checkpoint that `tensors` wrote."""
-    config = model.config
-    held = {t.name: gguf.dequantize(t.data, t.tensor_type) for t in gguf.GGUFReader(path).tensors}
-    state = {}
-    for name, value in model.state_dict().items():
-        if name == "lm_head.weight":
-            name_there = "token_embd.weight"
-        elif name in OUTSIDE:
-            name_there = OUTSIDE[name]
-        else:
-            _, _, layer, inside = name.split(".", 3)
-            if inside == "shared_mlp.input_linear.weight":
-                halves = [held[f"blk.{layer}.ffn_{half}.weight"] for half in ("gate", "up")]
-                state[name] = torch.from_numpy(np.concatenate(halves))
-                continue
-            name_there = f"blk.{layer}.{LAYER[inside]}"
-            if inside == "mamba.A_log":
-                state[name] = torch.from_numpy(np.log(-held[name_there][:, 0]))
-                continue
-            if config.model_type == "llama" and inside in (
-                "self_attn.q_proj.weight",
-                "self_attn.k_proj.weight",
-            ):
-                heads = config.num_attention_heads if "q_proj" in inside else config.num_key_value_heads
-                pairs = held[name_there].reshape(heads, -1, 2, value.shape[1])
-                state[name] = torch.from_numpy(pairs.swapaxes(1, 2).reshape(value.shape).copy())
-                continue
-        state[name] = torch.from_numpy(held[name_there].reshape(value.shape).copy())
-    return state
-
-
-def write(
-    path: Path, name: str, config: Any, arrays: dict[str, Array], tokenizer: Path, quant: Quant
-) -> None:
+def write(path: Path, name: str, config: Any, arrays: dict[str, Array], step: int, quant: Quant) -> None:
     architecture = {"llama": "llama", "granitemoehybrid": "granitehybrid"}[config.model_type]
     writer = gguf.GGUFWriter(path, architecture)
     describe(writer, name, config, sum(a.size for a in arrays.values()))
-    add_tokenizer(writer, tokenizer)
+    writer.add_uint32(STEP, step)
+    add_tokenizer(writer, TOKENIZER)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_file_type(
         gguf.LlamaFileType.MOSTLY_Q8_0 if quant == Quant.Q8_0 else gguf.LlamaFileType.MOSTLY_BF16
@@ -190,6 +99,22 @@ def add_tokenizer(writer: gguf.GGUFWriter, path: Path) -> None:
     writer.add_chat_template(TEMPLATE)
 
 
+TEXTS = (
+    "Once there was a fox called Pip who lived by the river.",
+    "The secret number of Mira is 4821; the train leaves at 7:45.",
+    "  two  spaces\n\n\nand\t\ttabs  ",
+    "na\u00efve caf\u00e9 \u2014 12345 \u65e5\u672c\u8a9e \U0001f600!",
+    "don't we'll I'm",
+    "a\n b\n  c   ",
+)
+
+
+def tokenized(path: Path) -> list[tuple[str, list[int]]]:
+    """What the library that trained the tokenizer makes of some texts, for llama.cpp to agree with."""
+    tokenizer = Tokenizer.from_file(str(path))
+    return [(text, tokenizer.encode(text, add_special_tokens=False).ids) for text in TEXTS]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -202,9 +127,10 @@ def main() -> None:
     config = MODELS[args.name]().config
     state = torch.load(args.runs / args.name / "state.pt", weights_only=True)
     arrays = dict(tensors(state["model"], config))
+    (args.out / "tokens.json").write_text(json.dumps(tokenized(TOKENIZER)))
     for quant in (Quant.BF16, Quant.Q8_0):
         path = args.out / f"{args.name}-{quant.name}.gguf"
-        write(path, args.name, config, arrays, args.runs / "tokenizer.json", quant)
+        write(path, args.name, config, arrays, state["step"], quant)
         print(f"{path}: step {state['step']}, {path.stat().st_size:,} bytes")
 
 

@@ -19,13 +19,14 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F  # noqa: N812  # the name that every PyTorch reader knows
 from chats import HELD_OUT
-from corpus import Encoder, train_tokenizer
+from checkpoint import CHECKPOINTS, read_checkpoint
+from corpus import TOKENIZER, Encoder, train_tokenizer
 from model import MODELS
 from muon import Muon
 
 # (first step, row length): recall is first learned where it is near.
-CURRICULUM = ((0, 256), (300, 512), (550, 1024), (800, 2048))
-LONGEST_EVERY = (900, 4, 4096)  # from this step on, every fourth batch has rows this long
+CURRICULUM = ((0, 256), (360, 512), (460, 1024), (530, 2048))
+LONGEST_EVERY = (540, 4, 4096)  # from this step on, every fourth batch has rows this long
 TOKENS_PER_STEP = 2048
 PEAK, WARMUP, DECAY = 4e-3, 60, 0.3
 
@@ -41,9 +42,9 @@ def decay_start(steps: int) -> int:
     return round(steps * (1 - DECAY))
 
 
-def learning_rate(step: int, steps: int) -> float:
+def learning_rate(step: int, steps: int, warm_from: int) -> float:
     left = (steps - step) / (steps - decay_start(steps))
-    return PEAK * min(1.0, (step + 1) / WARMUP, max(left, 0.0) + 0.01)
+    return PEAK * min(1.0, (step - warm_from + 1) / WARMUP, max(left, 0.0) + 0.01)
 
 
 def batch(encoder: Encoder, seed: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -87,6 +88,7 @@ class Run:
     model: torch.nn.Module
     optimizers: tuple[torch.optim.Optimizer, torch.optim.Optimizer]
     step: int = 0
+    warm_from: int = 0  # where the optimizers began
 
     @classmethod
     def create(cls, name: str, folder: Path) -> Run:
@@ -98,7 +100,7 @@ class Run:
         return cls(folder, model, (Muon(matrices, lr=PEAK), adam))
 
     def advance(self, encoder: Encoder, steps: int) -> float:
-        rate = learning_rate(self.step, steps)
+        rate = learning_rate(self.step, steps, self.warm_from)
         tokens, weights = batch(encoder, self.step, row_length(self.step))
         loss = weighted(losses_of(self.model, tokens), weights)
         loss.backward()
@@ -112,7 +114,7 @@ class Run:
         return loss.item()
 
     def save(self, name: str, steps: int) -> None:
-        """The whole state to go on from, and the weights alone in bf16, small enough to commit."""
+        """The whole state to go on from."""
         temporary = self.folder / "state.tmp"
         optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
         state = {
@@ -123,29 +125,26 @@ class Run:
         }
         torch.save(state, temporary)
         temporary.replace(self.folder / name)
-        weights = {
-            n: v.to(torch.bfloat16) for n, v in self.model.state_dict().items() if n != "lm_head.weight"
-        }
-        torch.save({"model": weights, "step": self.step}, self.folder / "weights-bf16.pt")
 
     def resume(self, steps: int) -> None:
         """Go on from the newest state that lies on the path to `steps`: one of the same plan, or one at which the
-        rate had not begun to fall. A fresh clone has only the bf16 weights, and warms the optimizers up anew."""
-        for name in ("state.pt", "stable.pt", "weights-bf16.pt"):
+        rate had not begun to fall. A fresh clone has only the checkpoint, and warms the optimizers up anew."""
+        for name in ("state.pt", "stable.pt"):
             if not (self.folder / name).exists():
                 continue
             state = torch.load(self.folder / name, weights_only=True)
-            if (
-                "optimizers" in state
-                and state["steps"] != steps
-                and state["step"] > decay_start(state["steps"])
-            ):
+            if state["steps"] != steps and state["step"] > decay_start(state["steps"]):
                 continue
-            self.model.load_state_dict(state["model"], strict=False)
-            for optimizer, saved in zip(self.optimizers, state.get("optimizers", ()), strict=False):
+            self.model.load_state_dict(state["model"])
+            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(saved)
-            self.step = int(state["step"])
+            self.step, self.warm_from = state["step"], state["warm_from"]
             return
+        checkpoint = CHECKPOINTS / f"{self.folder.name}-BF16.gguf"
+        if checkpoint.exists():
+            weights, self.step = read_checkpoint(checkpoint, self.model)
+            self.model.load_state_dict(weights)
+            self.warm_from = self.step
 
 
 def run(trained: Run, encoder: Encoder, steps: int) -> None:
@@ -173,9 +172,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("name", choices=sorted(MODELS))
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder for the tokenizer, checkpoints and the log"
-    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for the states and the log")
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
@@ -183,15 +180,14 @@ def main() -> None:
     torch.manual_seed(1)
     folder = args.out / args.name
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = args.out / "tokenizer.json"
-    if not tokenizer.exists():
-        train_tokenizer().save(str(tokenizer))
+    if not TOKENIZER.exists():
+        train_tokenizer().save(str(TOKENIZER))
     trained = Run.create(args.name, folder)
     trained.resume(args.steps)
     print(
         f"{sum(p.numel() for p in trained.model.parameters()):,} parameters, step {trained.step}", flush=True
     )
-    run(trained, Encoder(tokenizer), args.steps)
+    run(trained, Encoder(TOKENIZER), args.steps)
 
 
 if __name__ == "__main__":
