@@ -11,6 +11,8 @@
  * scan_avx2 or scan_base. CK_LANES is the number of floats of a vector there (16, 8, 4); conifer_vector.h lists what can
  * be done with one. The base set is what the compiler targets anyway: SSE2 on x86-64, NEON on arm64.
  *
+ * Before the include, CK_VNNI asks for the 8-bit dot product in the avx512 set: a processor without it then takes avx2.
+ *
  * CONIFER_ISA = avx512 | avx2 | scalar | neon forces a set; one that the processor lacks is not taken. */
 #ifndef CONIFER_SIMD_H
 #define CONIFER_SIMD_H
@@ -48,15 +50,24 @@
 #define ck_product CK_ISA(ck_product)
 
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <immintrin.h>
 #define CK_SET avx512
 #define CK_LANES 16
 #define CK_REGISTERS 32
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma"))), apply_to = function)
+#if defined(CK_VNNI)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,avx512vnni,avx2,fma,f16c"))), apply_to = function)
+#else
+#pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,f16c"))), apply_to = function)
+#endif
 #else
 #pragma GCC push_options
-#pragma GCC target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,prefer-vector-width=512")
+#if defined(CK_VNNI)
+#pragma GCC target("avx512f,avx512vl,avx512dq,avx512bw,avx512vnni,avx2,fma,f16c,prefer-vector-width=512")
+#else
+#pragma GCC target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,f16c,prefer-vector-width=512")
+#endif
 #endif
 #include "conifer_vector.h"
 #include CK_LOOPS
@@ -73,10 +84,10 @@
 #define CK_LANES 8
 #define CK_REGISTERS 16
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx2,fma")
+#pragma GCC target("avx2,fma,f16c")
 #endif
 #include "conifer_vector.h"
 #include CK_LOOPS
@@ -106,6 +117,14 @@
 
 enum { CK_SET_BASE, CK_SET_AVX2, CK_SET_AVX512 };
 
+#if defined(__x86_64__)
+/* Not every compiler's __builtin_cpu_supports knows the name. */
+static inline int ck_has_f16c(void) {
+    unsigned a, b, c = 0, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C) != 0;
+}
+#endif
+
 /* [any] The best set that this processor and its system have, or what CONIFER_ISA asks for below it. */
 static inline int ck_instruction_set(void) {
     static int known = -1; /* every thread would write the same value */
@@ -113,11 +132,15 @@ static inline int ck_instruction_set(void) {
         int best = CK_SET_BASE;
 #if defined(__x86_64__)
         __builtin_cpu_init();
-        if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+        if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && ck_has_f16c()) {
             best = CK_SET_AVX2;
             if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
                 __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw")) {
+#if defined(CK_VNNI)
+                best = __builtin_cpu_supports("avx512vnni") ? CK_SET_AVX512 : best;
+#else
                 best = CK_SET_AVX512;
+#endif
             }
         }
 #endif
