@@ -62,6 +62,13 @@ static inline __attribute__((unused)) ck_status ck_expect_choice(const ck_call *
     return CK_OK;
 }
 
+/* Promise CK_SPLIT_EXACT, where the host asks. */
+static inline __attribute__((unused)) void ck_promise(ck_need *need, uint32_t flags) {
+    if (CK_HAS(need, ck_need, flags)) {
+        need->flags |= flags;
+    }
+}
+
 #define CK_TRY(check)                                                                                                  \
     do {                                                                                                               \
         ck_status tried = (check);                                                                                     \

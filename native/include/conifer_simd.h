@@ -11,6 +11,9 @@
  * scan_avx2 or scan_base. CK_LANES is the number of floats of a vector there (16, 8, 4); conifer_vector.h lists what can
  * be done with one. The base set is what the compiler targets anyway: SSE2 on x86-64, NEON on arm64.
  *
+ * -DCK_EMULATE_AVX512 compiles the AVX-512 loops alone, for whatever processor the compiler targets: a test that puts an
+ * <immintrin.h> of portable C before the compiler's runs them anywhere.
+ *
  * Before the include, CK_VNNI asks for the 8-bit dot product in the avx512 set: a processor without it then takes avx2.
  *
  * CONIFER_ISA = avx512 | avx2 | scalar | neon forces a set; one that the processor lacks is not taken. */
@@ -24,6 +27,13 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+
+/* Ask for n floats that will soon be changed; they may lie past the end of anything. */
+static inline __attribute__((unused)) void ck_fetch(const float *p, int64_t n) {
+    for (int64_t i = 0; i < n; i += 16) {
+        __builtin_prefetch((const char *)p + 4 * i, 1);
+    }
+}
 
 #define CK_JOIN_(a, b) a##_##b
 #define CK_JOIN(a, b) CK_JOIN_(a, b)
@@ -46,8 +56,21 @@
 #define ck_softplus CK_ISA(ck_softplus)
 #define ck_silu CK_ISA(ck_silu)
 #define ck_sum CK_ISA(ck_sum)
+#define ck_sums CK_ISA(ck_sums)
 #define ck_transpose CK_ISA(ck_transpose)
 #define ck_product CK_ISA(ck_product)
+
+#if defined(CK_EMULATE_AVX512)
+#include <immintrin.h>
+#define CK_SET avx512
+#define CK_LANES 16
+#define CK_REGISTERS 32
+#include "conifer_vector.h"
+#include CK_LOOPS
+#undef CK_SET
+#undef CK_LANES
+#undef CK_REGISTERS
+#else
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -115,6 +138,8 @@
 #undef CK_LANES
 #undef CK_REGISTERS
 
+#endif /* CK_EMULATE_AVX512 */
+
 enum { CK_SET_BASE, CK_SET_AVX2, CK_SET_AVX512 };
 
 #if defined(__x86_64__)
@@ -181,7 +206,9 @@ static inline __attribute__((unused)) void ck_end_flush_to_zero(uint64_t before)
 #endif
 }
 
-#if defined(__x86_64__)
+#if defined(CK_EMULATE_AVX512)
+#define CK_CHOOSE(name, ...) name##_avx512(__VA_ARGS__);
+#elif defined(__x86_64__)
 #define CK_CHOOSE(name, ...)                                                                                           \
     switch (ck_instruction_set()) {                                                                                    \
     case CK_SET_AVX512: name##_avx512(__VA_ARGS__); break;                                                             \

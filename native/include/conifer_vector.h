@@ -11,21 +11,42 @@ CK_FN ckv ck_load(const float *p) {
 
 CK_FN void ck_store(float *p, ckv v) { __builtin_memcpy(p, &v, sizeof v); }
 
+/* All ones in the first n lanes. */
+CK_FN ck_ints CK_ISA(ck_first)(int64_t n) {
+    ck_ints lane;
+    for (int i = 0; i < CK_LANES; i++) {
+        lane[i] = i;
+    }
+    return lane < (int32_t)(n < CK_LANES ? n : CK_LANES);
+}
+
 /* The first n < CK_LANES floats; the others are 0 and are not touched in memory. */
 CK_FN ckv ck_load_part(const float *p, int64_t n) {
+#if CK_LANES == 16
+    return (ckv)_mm512_maskz_loadu_ps(n < 16 ? (__mmask16)((1u << (n > 0 ? n : 0)) - 1) : (__mmask16)0xffff, p);
+#elif CK_LANES == 8
+    return (ckv)_mm256_maskload_ps(p, (__m256i)CK_ISA(ck_first)(n));
+#else
     float held[CK_LANES] = {0};
     for (int64_t i = 0; i < n && i < CK_LANES; i++) {
         held[i] = p[i];
     }
     return ck_load(held);
+#endif
 }
 
 CK_FN void ck_store_part(float *p, ckv v, int64_t n) {
+#if CK_LANES == 16
+    _mm512_mask_storeu_ps(p, n < 16 ? (__mmask16)((1u << (n > 0 ? n : 0)) - 1) : (__mmask16)0xffff, (__m512)v);
+#elif CK_LANES == 8
+    _mm256_maskstore_ps(p, (__m256i)CK_ISA(ck_first)(n), (__m256)v);
+#else
     float held[CK_LANES];
     ck_store(held, v);
     for (int64_t i = 0; i < n && i < CK_LANES; i++) {
         p[i] = held[i];
     }
+#endif
 }
 
 CK_FN ckv ck_all(float x) { return x - (ckv){0}; } /* not x + 0: that is no identity for -0 and costs an addition */
@@ -142,6 +163,45 @@ CK_FN float ck_sum(ckv v) {
     return (v[0] + v[1]) + (v[2] + v[3]);
 #endif
 }
+
+#if CK_LANES == 16
+#define CK_EVEN 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29
+#define CK_ODD 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31
+#elif CK_LANES == 8
+#define CK_EVEN 0, 8, 1, 9, 4, 12, 5, 13
+#define CK_ODD 2, 10, 3, 11, 6, 14, 7, 15
+#else
+#define CK_EVEN 0, 4, 1, 5
+#define CK_ODD 2, 6, 3, 7
+#endif
+#define CK_FOLD(a, b) (__builtin_shufflevector(a, b, CK_EVEN) + __builtin_shufflevector(a, b, CK_ODD))
+
+/* The sums of CK_LANES vectors, that of rows[i] in lane i. Every lane adds in the same order. */
+CK_FN ckv ck_sums(const ckv *rows) {
+    ckv four[CK_LANES / 4]; /* in each quarter of a vector a part of the sums of rows 4i .. 4i + 3 */
+#pragma GCC unroll 4
+    for (int i = 0; i < CK_LANES / 4; i++) {
+        const ckv even = CK_FOLD(rows[4 * i], rows[4 * i + 2]), odd = CK_FOLD(rows[4 * i + 1], rows[4 * i + 3]);
+        four[i] = CK_FOLD(even, odd);
+    }
+#if CK_LANES == 16
+#define CK_HALVES(a, b)                                                                                                \
+    (__builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +                           \
+     __builtin_shufflevector(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31))
+    const ckv low = CK_HALVES(four[0], four[1]), high = CK_HALVES(four[2], four[3]);
+#undef CK_HALVES
+    return __builtin_shufflevector(low, high, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
+           __builtin_shufflevector(low, high, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+#elif CK_LANES == 8
+    return __builtin_shufflevector(four[0], four[1], 0, 1, 2, 3, 8, 9, 10, 11) +
+           __builtin_shufflevector(four[0], four[1], 4, 5, 6, 7, 12, 13, 14, 15);
+#else
+    return four[0];
+#endif
+}
+#undef CK_EVEN
+#undef CK_ODD
+#undef CK_FOLD
 
 #if CK_LANES == 16
 #define CK_LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
