@@ -86,7 +86,7 @@ def command(
                     made = bench.time_kernel(contract, kernel, shape, n_tokens, n_threads, seconds, peak)
                 timings.append(made)
     if as_json:
-        render.as_json([t.to_json() for t in (*timings, *attention)])
+        render.as_json([*(t.to_json() for t in timings), *(t.to_json() for t in attention)])
     else:
         if timings:
             _show(timings, peak)

@@ -20,7 +20,9 @@ OP = "conifer.attention/1"
 @pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512", "neon"])
 def test_attention_keeps_its_contract_on_every_instruction_set(isa: str) -> None:
     """A set that this processor lacks is not taken: the best one is checked again then."""
-    kit.check(Path(__file__).parent, depth="quick", split_exact=True, environment={"CONIFER_ISA": isa}).require()
+    kit.check(
+        Path(__file__).parent, depth="quick", split_exact=True, environment={"CONIFER_ISA": isa}
+    ).require()
 
 
 def test_attention_keeps_its_contract_under_the_sanitizers() -> None:
