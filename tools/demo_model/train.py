@@ -25,8 +25,8 @@ from model import MODELS
 from muon import Muon
 
 # (first step, row length): recall is first learned where it is near.
-CURRICULUM = ((0, 256), (360, 512), (460, 1024), (530, 2048))
-LONGEST_EVERY = (540, 4, 4096)  # from this step on, every fourth batch has rows this long
+CURRICULUM = ((0, 256), (1300, 512), (1900, 1024), (2400, 2048))
+LONGEST_EVERY = (2500, 4, 4096)  # from this step on, every fourth batch has rows this long
 TOKENS_PER_STEP = 2048
 PEAK, WARMUP, DECAY = 4e-3, 60, 0.3
 
