@@ -44,7 +44,7 @@ def store(dtype: str, value: Float64) -> Array:
         return Array(dtype, stored, stored.astype(np.float64))
     if dtype == "bf16":
         wide = np.ascontiguousarray(value.astype(np.float32)).view(np.uint32)
-        stored = (wide >> 16).astype(np.uint16)
+        stored = ((wide + 0x7FFF + (wide >> 16 & 1)) >> 16).astype(np.uint16)  # to nearest even
         return Array(dtype, stored, (stored.astype(np.uint32) << 16).view(np.float32).astype(np.float64))
     stored = _quantise(dtype, value)
     return Array(dtype, stored, read(dtype, stored, value.shape))

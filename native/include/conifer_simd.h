@@ -20,6 +20,9 @@
 #ifndef CK_LOOPS
 #error "define CK_LOOPS as the file with the vector loops before including conifer_simd.h"
 #endif
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -71,7 +74,6 @@ static inline __attribute__((unused)) void ck_fetch(const float *p, int64_t n) {
 #else
 
 #if defined(__x86_64__)
-#include <cpuid.h>
 #include <immintrin.h>
 #define CK_SET avx512
 #define CK_LANES 16

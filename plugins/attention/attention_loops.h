@@ -4,12 +4,19 @@
  * positions, then sum = keep sum + weights values. Weights are powers of 2 of scores in units of log2(e) less the largest so
  * far (online softmax, arXiv:1805.02867), everything in float32. */
 
+/* Processors with AVX2 convert halves; a test that emulates AVX-512 in portable C has no instruction for it. */
+#if CK_LANES >= 8 && !defined(CK_EMULATE_AVX512)
+#define CK_CONVERTS 1
+#else
+#define CK_CONVERTS 0
+#endif
+
 /* ---- rows of a pool as float32 */
 
 CK_FN float CK_ISA(half)(const char *p) {
     uint16_t h;
     __builtin_memcpy(&h, p, sizeof h);
-#if CK_LANES >= 8
+#if CK_CONVERTS
     return _cvtsh_ss(h);
 #else
     return half_to_float(h);
@@ -17,9 +24,9 @@ CK_FN float CK_ISA(half)(const char *p) {
 }
 
 CK_FN ckv CK_ISA(load_halves)(const char *p) {
-#if CK_LANES == 16
+#if CK_CONVERTS && CK_LANES == 16
     return (ckv)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
-#elif CK_LANES == 8
+#elif CK_CONVERTS
     return (ckv)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
 #elif defined(__aarch64__)
     uint16x4_t h;
@@ -37,9 +44,9 @@ CK_FN ckv CK_ISA(load_halves)(const char *p) {
 }
 
 CK_FN ckv CK_ISA(load_bytes)(const char *p) {
-#if CK_LANES == 16
+#if CK_CONVERTS && CK_LANES == 16
     return (ckv)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
-#elif CK_LANES == 8
+#elif CK_CONVERTS
     return (ckv)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
 #else
     ckv v;
@@ -136,7 +143,7 @@ static void CK_ISA(unpack_values)(int dtype, const char *const *row, int64_t n_r
 /* ---- new rows into a pool */
 
 static void CK_ISA(store_half)(float f, char *to) {
-#if CK_LANES >= 8
+#if CK_CONVERTS
     const uint16_t h = (uint16_t)_cvtss_sh(f, _MM_FROUND_TO_NEAREST_INT);
 #else
     const uint16_t h = float_to_half(f);
@@ -215,21 +222,6 @@ CK_FN ckv CK_ISA(power)(ckv x) {
     return (ckv)(((ck_ints)p + ((ck_ints)shifted << 23)) & ~vanishes);
 }
 
-CK_FN float CK_ISA(largest)(ckv v) {
-#if CK_LANES == 16
-    return _mm512_reduce_max_ps((__m512)v);
-#else
-#if CK_LANES == 8
-    __m128 four = _mm_max_ps(_mm256_castps256_ps128((__m256)v), _mm256_extractf128_ps((__m256)v, 1));
-    four = _mm_max_ps(four, _mm_movehl_ps(four, four));
-    return _mm_cvtss_f32(_mm_max_ss(four, _mm_movehdup_ps(four)));
-#else
-    const float a = v[0] > v[1] ? v[0] : v[1], b = v[2] > v[3] ? v[2] : v[3];
-    return a > b ? a : b;
-#endif
-#endif
-}
-
 CK_FN ckv CK_ISA(larger)(ckv a, ckv b) {
 #if CK_LANES == 16
     return (ckv)_mm512_max_ps((__m512)a, (__m512)b);
@@ -237,6 +229,24 @@ CK_FN ckv CK_ISA(larger)(ckv a, ckv b) {
     return (ckv)_mm256_max_ps((__m256)a, (__m256)b);
 #else
     return ck_max(a, b);
+#endif
+}
+
+CK_FN float CK_ISA(largest)(ckv v) {
+#if CK_LANES == 16
+    v = CK_ISA(larger)(v, __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));
+    v = CK_ISA(larger)(v, __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));
+    __m128 four;
+    __builtin_memcpy(&four, &v, sizeof four);
+#elif CK_LANES == 8
+    __m128 four = _mm_max_ps(_mm256_castps256_ps128((__m256)v), _mm256_extractf128_ps((__m256)v, 1));
+#else
+    const float a = v[0] > v[1] ? v[0] : v[1], b = v[2] > v[3] ? v[2] : v[3];
+    return a > b ? a : b;
+#endif
+#if CK_LANES > 4
+    four = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(four, _mm_movehdup_ps(four)));
 #endif
 }
 
@@ -431,3 +441,4 @@ static void CK_ISA(merge_segments)(const attention *a, const sequence *s, int64_
     }
     CK_ISA(finish)(a, s->first, h, weight, r->total);
 }
+#undef CK_CONVERTS

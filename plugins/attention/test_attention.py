@@ -3,11 +3,14 @@ how numbers that a cache's dtype does not hold are rounded."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from conifer_gguf import kit
 from conifer_gguf.native_api.call import Call, View
@@ -29,14 +32,18 @@ def test_attention_keeps_its_contract_under_the_sanitizers() -> None:
     kit.check(Path(__file__).parent, depth="quick", split_exact=True, sanitize=True).require()
 
 
-def bf16(x: np.ndarray) -> np.ndarray:
+Stored = NDArray[Any]
+
+
+def bf16(x: Stored) -> Stored:
     """To nearest even."""
     bits = x.view(np.uint32).astype(np.uint64)
     return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
 
 
-def q8_0(x: np.ndarray) -> np.ndarray:
-    return gguf.quants.quantize(x, gguf.GGMLQuantizationType.Q8_0)
+def q8_0(x: Stored) -> Stored:
+    made: Stored = gguf.quants.quantize(x, gguf.GGMLQuantizationType.Q8_0)
+    return made
 
 
 @pytest.mark.parametrize(
@@ -44,7 +51,9 @@ def q8_0(x: np.ndarray) -> np.ndarray:
     [("f16", lambda x: x.astype(np.float16)), ("bf16", bf16), ("q8_0", q8_0), ("f32", lambda x: x)],
     ids=lambda v: v if isinstance(v, str) else "",
 )
-def test_new_rows_are_rounded_to_the_cache_as_everybody_does(dtype: str, rounded) -> None:
+def test_new_rows_are_rounded_to_the_cache_as_everybody_does(
+    dtype: str, rounded: Callable[[Stored], Stored]
+) -> None:
     n, heads, d, block = 40, 3, 64, 16
     rng = np.random.default_rng(0)
     scale = 2.0 ** rng.integers(-30, 15, (n, heads, 1))  # down to where halves lose digits, and to 0

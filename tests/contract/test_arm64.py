@@ -5,6 +5,7 @@ The kit itself needs an arm64 Python; here a small C program takes the kit's pro
 
 from __future__ import annotations
 
+import math
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -17,12 +18,14 @@ from conifer_gguf import settings
 from conifer_gguf.kit.maker import Maker
 from conifer_gguf.kit.problem import Problem, solve
 from conifer_gguf.kit.recipe import read_recipe
-from conifer_gguf.kit.values import Array
+from conifer_gguf.kit.values import Array, read
+from conifer_gguf.native_api import cdef
+from conifer_gguf.native_api.call import dense_strides
 from conifer_gguf.ops import contracts
 
 HERE = Path(__file__).parent
 COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
-OPS = ["causal_conv", "gated_delta", "selective_scan", "ssd_scan"]
+OPS = ["attention", "causal_conv", "gated_delta", "selective_scan", "ssd_scan"]
 
 
 @pytest.fixture(scope="module", params=OPS)
@@ -52,10 +55,14 @@ def int64(*numbers: int) -> bytes:
     return np.array(numbers, np.int64).tobytes()
 
 
-def described(array: Array | None, shape: tuple[int, ...], constant: bool = False) -> bytes:
-    """A tensor as run_problem.c reads it; without an array no data follows."""
-    data = b"" if array is None else np.ascontiguousarray(array.stored, np.float32).tobytes()
-    return int64(int(constant), len(shape), *shape) + data
+def described(array: Array, constant: bool = False) -> bytes:
+    """A tensor as run_problem.c reads it."""
+    data = np.ascontiguousarray(array.stored).tobytes()
+    return header(array.dtype, len(data), array.shape, constant) + data
+
+
+def header(dtype: str, size: int, shape: tuple[int, ...], constant: bool = False) -> bytes:
+    return int64(int(constant), cdef.DTYPE[dtype], size, len(shape), *shape, *dense_strides(dtype, shape))
 
 
 def written(problem: Problem) -> bytes:
@@ -65,9 +72,9 @@ def written(problem: Problem) -> bytes:
         present = array is not None
         parts.append(int64(int(present)))
         if array is not None:
-            parts.append(described(array, array.shape, operand.role == "constant"))
-    parts += [described(array, array.shape) for array in problem.states]
-    parts += [described(None, shape) for shape in problem.output_shapes()]
+            parts.append(described(array, operand.role == "constant"))
+    parts += [described(array) for array in problem.states]
+    parts += [header("f32", 4 * math.prod(shape), shape) for shape in problem.output_shapes()]
     parts += [int64(len(problem.ints), *problem.ints), int64(len(problem.reals))]
     parts.append(np.array(problem.reals, np.float64).tobytes())
     parts += [int64(len(problem.slot)), int64(*problem.seq_start), int64(*problem.slot)]
@@ -92,7 +99,22 @@ def test_a_bundled_kernel_agrees_with_the_reference_on_arm64(program: tuple[str,
         done = subprocess.run([EMULATOR, str(path)], input=written(problem), capture_output=True, check=False)
         assert done.returncode == 0, f"{problem.label}: {done.stderr.decode()}"
         outputs, states = solve(problem, contract.reference())
-        values = np.frombuffer(done.stdout, np.float32).astype(np.float64)
-        expected = np.concatenate([np.nan_to_num(a.ravel()) for a in (*outputs, *states)])
-        difference = np.abs(np.nan_to_num(values) - expected).max()
-        assert difference <= 4 * rtol * np.abs(expected).max(), problem.label
+        found = list(read_back(done.stdout, problem))
+        values, expected = (
+            np.concatenate([np.nan_to_num(a.ravel()) for a in group])
+            for group in (found, [*outputs, *states])
+        )
+        difference = np.abs(values - expected).max()
+        assert difference <= 4 * rtol * np.abs(expected[np.abs(expected) < 1e30]).max(), problem.label
+
+
+def read_back(data: bytes, problem: Problem) -> Iterator[np.ndarray]:
+    """Outputs and states as run_problem.c writes them."""
+    for shape in problem.output_shapes():
+        size = 4 * math.prod(shape)
+        yield np.frombuffer(data[:size], np.float32).astype(np.float64)
+        data = data[size:]
+    for state in problem.states:
+        stored = np.frombuffer(data[: state.stored.nbytes], state.stored.dtype).reshape(state.stored.shape)
+        yield read(state.dtype, stored, state.shape)
+        data = data[state.stored.nbytes :]

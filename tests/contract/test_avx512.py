@@ -16,7 +16,7 @@ from conifer_gguf.ops import contracts
 
 from .conftest import FLAGS, HERE
 
-OPS = ["causal_conv", "gated_delta", "selective_scan", "ssd_scan"]
+OPS = ["attention", "causal_conv", "gated_delta", "selective_scan", "ssd_scan"]
 
 
 def compiled_from_portable_c(name: str, into: Path) -> Path:

@@ -1,6 +1,6 @@
 /* Reads one call from stdin, runs it on the kernel that is linked in, writes outputs and carries to stdout.
  *
- * Everything is an int64 except data (float) and real attributes (double), in the order of the reads in main. The kernel's
+ * Everything is an int64 except data (as stored) and real attributes (double), in the order of the reads in main. The kernel's
  * parts run one after the other. */
 #include "conifer_kernel.h"
 
@@ -31,38 +31,33 @@ static void *room(size_t bytes) {
     return made;
 }
 
-static size_t elements(const ck_tensor *t) {
-    size_t n = 1;
-    for (uint32_t i = 0; i < t->rank; i++) {
-        n *= (size_t)t->dim[i];
-    }
-    return n;
-}
+/* A dense tensor and its size in bytes; its data follows where `filled`. */
+typedef struct {
+    ck_tensor tensor;
+    size_t    bytes;
+} held_tensor;
 
-/* A dense float32 tensor; its data follows where `filled`. */
-static ck_tensor *tensor(int filled) {
-    ck_tensor *t = calloc(1, sizeof *t);
+static const ck_tensor *tensor(int filled) {
+    held_tensor *held = calloc(1, sizeof *held);
+    ck_tensor   *t = &held->tensor;
     t->struct_size = sizeof *t;
-    t->dtype = CK_F32;
     t->flags = (uint32_t)number();
+    t->dtype = (uint32_t)number();
+    held->bytes = (size_t)number();
     t->rank = (uint32_t)number();
     int64_t *dim = calloc(t->rank + 1, sizeof *dim), *stride = calloc(t->rank + 1, sizeof *stride);
     take(dim, sizeof *dim, t->rank);
-    int64_t bytes = sizeof(float);
-    for (uint32_t i = t->rank; i-- > 0;) {
-        stride[i] = bytes;
-        bytes *= dim[i];
-    }
+    take(stride, sizeof *stride, t->rank);
     t->dim = dim;
     t->stride_bytes = stride;
-    t->data = room(elements(t) * sizeof(float));
+    t->data = room(held->bytes);
     if (filled) {
-        take(t->data, sizeof(float), elements(t));
+        take(t->data, 1, held->bytes);
     }
     return t;
 }
 
-static void give(const ck_tensor *t) { fwrite(t->data, sizeof(float), elements(t), stdout); }
+static void give(const ck_tensor *t) { fwrite(t->data, 1, ((const held_tensor *)t)->bytes, stdout); }
 
 static void require(ck_status status, const char *what, const char *text) {
     if (status != CK_OK) {
