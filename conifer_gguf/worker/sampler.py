@@ -49,7 +49,7 @@ class Sampling:
                 raise BadRequest(f"`{name}` is {value}, {low} to {high} are possible", name)
 
         for token, bias in self.logit_bias.items():
-            if not math.isfinite(bias):
+            if math.isnan(bias) or bias == math.inf:  # minus infinity forbids a token
                 raise BadRequest(f"`logit_bias` of token {token} is {bias}, a number is needed", "logit_bias")
 
     @property

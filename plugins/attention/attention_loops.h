@@ -207,6 +207,8 @@ static void CK_ISA(append_token)(const attention *a, const sequence *s, int64_t 
 
 /* ---- one tile */
 
+typedef uint32_t CK_ISA(words) __attribute__((vector_size(4 * CK_LANES)));
+
 /* 2 to the x for x <= 0, below 2^-126 exactly 0. */
 CK_FN ckv CK_ISA(power)(ckv x) {
     const ck_ints vanishes = x < -126.0f;
@@ -219,7 +221,8 @@ CK_FN ckv CK_ISA(power)(ckv x) {
     p = ck_fma(p, f, ck_all(2.40226479e-01f));
     p = ck_fma(p, f, ck_all(6.93147203e-01f));
     p = ck_fma(p, f, ck_all(1.0f));
-    return (ckv)(((ck_ints)p + ((ck_ints)shifted << 23)) & ~vanishes);
+    /* Unsigned: where x vanishes the sum overflows, and is masked away. */
+    return (ckv)(((CK_ISA(words))p + ((CK_ISA(words))shifted << 23)) & ~(CK_ISA(words))vanishes);
 }
 
 CK_FN ckv CK_ISA(larger)(ckv a, ckv b) {

@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,9 @@ class Terminal:
     def __init__(self, arguments: tuple[str, ...]) -> None:
         self._pid, self._terminal = pty.fork()
         if self._pid == 0:
+            signal.signal(
+                signal.SIGINT, signal.SIG_DFL
+            )  # as a shell starts a program, however the tests were started
             os.execvp(COMMAND[0], [*COMMAND, *arguments])
         self.shown = ""
         self._seen = 0
@@ -80,6 +84,9 @@ def test_ctrl_c_stops_an_answer_and_ctrl_d_leaves(home: Path) -> None:
         person.wait_for(">>> ")
         person.type(STOP)
         person.wait_for("Ctrl-D leaves")
+        person.wait_for(
+            ">>> "
+        )  # what is typed before the prompt stands is lost when the terminal changes its mode
         person.type(LEAVE)
         assert person.exit_code() == 0
 
