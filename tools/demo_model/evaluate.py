@@ -164,7 +164,8 @@ def report(what: str, session: Session, depths: list[int]) -> Iterator[str]:
             yield f"{found.depth:>6} tokens: {found.right} of {N_FACTS} recalled, {found.speed:.1f} tokens/s"
     else:
         for asked, answer in samples(session):
-            yield f"**{asked}**\n\n{answer}\n"
+            quoted = asked.replace("\n", "\n> ")
+            yield f"> {quoted}\n\n{answer.strip()}\n"
 
 
 if __name__ == "__main__":

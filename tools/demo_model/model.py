@@ -18,7 +18,7 @@ from transformers import (
 KIND = {"m": "linear_attention", "a": "full_attention"}
 LAYERS = "mamam"
 SHARED = {"vocab_size": VOCABULARY, "hidden_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-5,
-              "tie_word_embeddings": True, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "max_position_embeddings": 16384}  # fmt: skip
+              "tie_word_embeddings": True, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "max_position_embeddings": 32768}  # fmt: skip
 
 
 def hybrid() -> PreTrainedModel:
