@@ -16,7 +16,7 @@ from ..engine.graph import Graph, Share
 from ..engine.profile import NodeTime
 from ..engine.supply import accelerators, registered_supply
 from ..engine.weights import WeightFile
-from ..errors import BadModelFile, BadRequest, BrokenSequence, PromptTooLong
+from ..errors import BadModelFile, BadRequest, BrokenSequence, ModelLoadGated, PromptTooLong
 from ..gguf import Header
 from .base import CacheType, Logits, RuntimeInfo, SequenceId
 from .vocabulary import load_vocabulary
@@ -72,7 +72,11 @@ class HybridRuntime:
         def forward(graph: Graph) -> None:
             graph.finish(architecture.forward(graph, hp, root, self._pools.layers))
 
-        supply = {**registered_supply(architecture.KERNELS), **faster}
+        needed = registered_supply(architecture.KERNELS)
+        missing = tuple(op for op, found in needed.items() if not found.kernels)
+        if missing:  # unregistered since the runtime was chosen
+            raise ModelLoadGated(header.path.stem, missing)
+        supply = {**needed, **faster}
         self._executor = Executor(weights, supply, forward, n_threads, self._pools.n_row)
         self._closers.append(self._executor)
         # The largest step of a prompt; building it looks at every tensor once.

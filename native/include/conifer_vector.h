@@ -109,6 +109,18 @@ CK_FN ckv ck_exp(ckv x) {
     return CK_ISA(ck_scale_by_power)(p, n);
 }
 
+/* 2 to the f for |f| <= 1/2. */
+CK_FN ckv CK_ISA(ck_exp2_fraction)(ckv f) {
+    /* Least squares with weights towards the largest relative error, which is 2e-09 for |f| <= 1/2. */
+    ckv p = ck_all(1.53533585e-04f);
+    p = ck_fma(p, f, ck_all(1.33988757e-03f));
+    p = ck_fma(p, f, ck_all(9.61843738e-03f));
+    p = ck_fma(p, f, ck_all(5.55033247e-02f));
+    p = ck_fma(p, f, ck_all(2.40226479e-01f));
+    p = ck_fma(p, f, ck_all(6.93147203e-01f));
+    return ck_fma(p, f, ck_all(1.0f));
+}
+
 /* 2 to the x. */
 CK_FN ckv ck_exp2(ckv x) {
 #if CK_LANES == 16
@@ -117,15 +129,7 @@ CK_FN ckv ck_exp2(ckv x) {
     x = ck_min(ck_max(x, ck_all(-127.0f)), ck_all(128.0f));
     ckv n = CK_ISA(ck_nearest)(x);
 #endif
-    ckv f = x - n;
-    /* Least squares with weights towards the largest relative error, which is 2e-09 for |f| <= 1/2. */
-    ckv p = ck_all(1.53533585e-04f);
-    p = ck_fma(p, f, ck_all(1.33988757e-03f));
-    p = ck_fma(p, f, ck_all(9.61843738e-03f));
-    p = ck_fma(p, f, ck_all(5.55033247e-02f));
-    p = ck_fma(p, f, ck_all(2.40226479e-01f));
-    p = ck_fma(p, f, ck_all(6.93147203e-01f));
-    p = ck_fma(p, f, ck_all(1.0f));
+    const ckv p = CK_ISA(ck_exp2_fraction)(x - n);
 #if CK_LANES == 16
     return (ckv)_mm512_scalef_ps((__m512)p, (__m512)n); /* right at both ends of the range by itself */
 #else

@@ -214,13 +214,7 @@ CK_FN ckv CK_ISA(power)(ckv x) {
     const ck_ints vanishes = x < -126.0f;
     const ckv shifted = x + 12582912.0f; /* 1.5 * 2^23: the whole part of x stands in the lowest bits */
     const ckv f = x - (shifted - 12582912.0f);
-    ckv p = ck_all(1.53533585e-04f); /* as in ck_exp2 */
-    p = ck_fma(p, f, ck_all(1.33988757e-03f));
-    p = ck_fma(p, f, ck_all(9.61843738e-03f));
-    p = ck_fma(p, f, ck_all(5.55033247e-02f));
-    p = ck_fma(p, f, ck_all(2.40226479e-01f));
-    p = ck_fma(p, f, ck_all(6.93147203e-01f));
-    p = ck_fma(p, f, ck_all(1.0f));
+    const ckv p = CK_ISA(ck_exp2_fraction)(f);
     /* Unsigned: where x vanishes the sum overflows, and is masked away. */
     return (ckv)(((CK_ISA(words))p + ((CK_ISA(words))shifted << 23)) & ~(CK_ISA(words))vanishes);
 }

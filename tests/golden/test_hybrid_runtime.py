@@ -23,6 +23,7 @@ from conifer_gguf.errors import (
     BrokenSequence,
     Cancelled,
     KernelFailed,
+    ModelLoadGated,
     PromptTooLong,
     RuntimeFailure,
 )
@@ -60,6 +61,12 @@ def truth(case: str) -> Any:
 
 def relative_rms(a: Any, b: Any) -> float:
     return float(np.sqrt(np.mean((a - b) ** 2) / np.mean(b**2)))
+
+
+def test_a_kernel_that_went_between_the_choice_and_the_load_is_named() -> None:
+    with pytest.raises(ModelLoadGated) as refused:  # nothing is registered in a fresh home
+        load("granite_moe")
+    assert set(refused.value.needs) == {"conifer.causal_conv/1", "conifer.ssd_scan/1"}
 
 
 class Story:
