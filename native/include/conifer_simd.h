@@ -58,6 +58,7 @@ static inline __attribute__((unused)) void ck_fetch(const float *p, int64_t n) {
 #define ck_softplus CK_ISA(ck_softplus)
 #define ck_softplusses CK_ISA(ck_softplusses)
 #define ck_silu CK_ISA(ck_silu)
+#define ck_silus CK_ISA(ck_silus)
 #define ck_sum CK_ISA(ck_sum)
 #define ck_sums CK_ISA(ck_sums)
 #define ck_transpose CK_ISA(ck_transpose)

@@ -213,8 +213,24 @@ CK_FN ckv ck_softplus(ckv x) {
     return x;
 }
 
-/* x * sigmoid(x) */
-CK_FN ckv ck_silu(ckv x) { return x / (ck_exp(-x) + 1.0f); }
+/* x[i] = x[i] * sigmoid(x[i]), n <= 8 of them side by side. */
+CK_FN void ck_silus(int n, ckv *x) {
+    ckv e[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < n; i++) {
+        e[i] = -x[i];
+    }
+    CK_ISA(ck_exps)(n, e);
+#pragma GCC unroll 8
+    for (int i = 0; i < n; i++) {
+        x[i] = x[i] / (e[i] + 1.0f);
+    }
+}
+
+CK_FN ckv ck_silu(ckv x) {
+    ck_silus(1, &x);
+    return x;
+}
 
 CK_FN float ck_sum(ckv v) {
 #if CK_LANES == 16
