@@ -53,7 +53,7 @@ def command(
     """Time kernels against ggml's own operators: the same numbers and threads, turn by turn, medians.
 
     Without a name every bundled plugin is timed. RATIO is ggml's time over ours, with the middle half of the rounds;
-    PEAK is the share of the machine's float32 rate that the nominal work comes to.
+    PEAK is the share of the machine's float32 multiply-adds that the nominal work of ssd_scan and gated_delta comes to.
 
     \b
     Examples:
@@ -67,7 +67,7 @@ def command(
     kernels = list(_kernels(plugins, ops))
     timings = []
     attention = []
-    with working("measuring this machine's float32 rate"):
+    with working("measuring this machine's float32 multiply-adds"):
         peak = bench.peak_products(n_threads)
     for contract, kernel in kernels:
         if kernel.op == bench_attention.OP:
@@ -152,7 +152,7 @@ def _show(timings: Sequence[bench.Timing], peak: float) -> None:
             for t in timings
         ],
     )
-    render.notice(f"\n{timings[0].n_threads if timings else 0} threads; float32 rate {peak / 1e9:.0f} GMAC/s")
+    render.notice(f"\n{timings[0].n_threads if timings else 0} threads; at most {peak / 1e9:.0f} GMAC/s")
 
 
 def _show_attention(timings: Sequence[bench_attention.AttentionTiming]) -> None:
