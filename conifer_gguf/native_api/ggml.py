@@ -53,6 +53,7 @@ struct ggml_context *ggml_init(struct ggml_init_params params);
 void ggml_free(struct ggml_context *ctx);
 size_t ggml_tensor_overhead(void);
 size_t ggml_graph_overhead_custom(size_t size, bool grads);
+size_t ggml_row_size(enum ggml_type type, int64_t ne);
 size_t ggml_nbytes(const struct ggml_tensor *tensor);
 void *ggml_get_data(const struct ggml_tensor *tensor);
 void ggml_set_input(struct ggml_tensor *tensor);
