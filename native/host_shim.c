@@ -10,6 +10,10 @@
 #include <time.h>
 #include <unistd.h>
 
+enum { SUMS = 12 };
+#define CK_LOOPS "peak_loops.h"
+#include "conifer_simd.h"
+
 /* What one graph node runs. Owned by Python, alive as long as its graph. native_api/host.py mirrors this struct and
  * compares its size with conifer_task_size(). */
 typedef struct conifer_task {
@@ -82,4 +86,13 @@ CK_EXPORT void conifer_report_abort(const char *message) {
     written += write(STDERR_FILENO, message, strlen(message));
     written += write(STDERR_FILENO, "\n", 1);
     (void)written;
+}
+
+/* [any] n rounds of independent float32 multiply-adds in registers, on the instruction set that kernels take; returns how many
+ * there were. `plugins bench` times it as the peak of this processor. */
+CK_EXPORT int64_t conifer_multiply_add(int64_t n) {
+    float   left = 0.5f; /* a factor below 1: nothing overflows, and the result depends on every round */
+    int64_t made = 0;
+    CK_DISPATCH(multiply_add, n, &left, &made);
+    return left > 0 ? made : 0;
 }

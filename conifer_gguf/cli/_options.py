@@ -24,6 +24,11 @@ CACHE_TYPE = click.option(
 RUNTIME = click.option(
     "--runtime", type=click.Choice(["auto", "hybrid", "llama.cpp"]), default="auto", show_default=True
 )
+ISA = click.option(
+    "--isa",
+    type=click.Choice(["scalar", "avx2", "avx512", "neon"]),
+    help="Force our instruction set; one that the processor lacks is not taken.",
+)
 ENGINE = (CTX, THREADS, CACHE_TYPE, RUNTIME)
 SAMPLING = (
     click.option(

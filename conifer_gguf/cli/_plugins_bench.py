@@ -18,6 +18,8 @@ from ..ops import Contract, contracts
 from ..runtimes.threads import default_threads
 from ..store.catalog import catalog
 from . import render
+from ._bench_plot import require_matplotlib
+from ._options import ISA
 from ._progress import working
 
 OPS = {*bench.OPS, bench_attention.OP}
@@ -33,7 +35,7 @@ OPS = {*bench.OPS, bench_attention.OP}
 @click.option("--cache", "caches", default="f16", show_default=True, help="Cache types, for attention.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of both sides.  [default: physical cores]")
 @click.option("--seconds", default=1.0, show_default=True, help="Time for each row.")
-@click.option("--isa", help="Force an instruction set on our side: scalar, avx2, avx512 or neon.")
+@ISA
 @click.option("--json", "as_json", is_flag=True, help="Print rows as JSON.")
 @click.option(
     "--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw the ratios into a PNG or SVG."
@@ -53,21 +55,25 @@ def command(
     """Time kernels against ggml's own operators: the same numbers and threads, turn by turn, medians.
 
     Without a name every bundled plugin is timed. RATIO is ggml's time over ours, with the middle half of the rounds;
-    PEAK is the share of the machine's float32 rate that the nominal work comes to.
+    PEAK is the share of the machine's float32 multiply-adds that the nominal work of ssd_scan and gated_delta comes to.
 
     \b
     Examples:
       conifer-gguf plugins bench --tokens 1,512
       conifer-gguf plugins bench ssd_scan --isa avx2 --json
     """
+    if plot is not None:
+        require_matplotlib()
     if isa:
         os.environ["CONIFER_ISA"] = isa  # read by a plugin at its first call
     n_threads = threads or default_threads()
     counts, positions = _counts(tokens), _counts(depths, "--depth")
     kernels = list(_kernels(plugins, ops))
+    if plot is not None and all(kernel.op == bench_attention.OP for _, kernel in kernels):
+        raise BadRequest("--plot draws scans and convolutions; attention has a table")
     timings = []
     attention = []
-    with working("measuring this machine's float32 rate"):
+    with working("measuring this machine's float32 multiply-adds"):
         peak = bench.peak_products(n_threads)
     for contract, kernel in kernels:
         if kernel.op == bench_attention.OP:
@@ -92,7 +98,7 @@ def command(
             _show(timings, peak)
         if attention:
             _show_attention(attention)
-    if plot is not None and timings:
+    if plot is not None:
         _plot(timings, plot)
 
 
@@ -152,7 +158,7 @@ def _show(timings: Sequence[bench.Timing], peak: float) -> None:
             for t in timings
         ],
     )
-    render.notice(f"\n{timings[0].n_threads if timings else 0} threads; float32 rate {peak / 1e9:.0f} GMAC/s")
+    render.notice(f"\n{timings[0].n_threads if timings else 0} threads; at most {peak / 1e9:.0f} GMAC/s")
 
 
 def _show_attention(timings: Sequence[bench_attention.AttentionTiming]) -> None:

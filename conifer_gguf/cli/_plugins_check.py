@@ -9,12 +9,13 @@ import click
 
 from .. import kit
 from . import render
+from ._options import ISA
 from ._progress import working
 
 
 @click.command("check")
 @click.argument("target", metavar="FOLDER|LIBRARY|NAME")
-@click.option("--isa", help="Force an instruction set: scalar, avx2, avx512 or neon.")
+@ISA
 @click.option("--sanitize/--no-sanitize", default=True, help="Check a folder once more under ASan and UBSan.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def command(target: str, isa: str | None, sanitize: bool, as_json: bool) -> int:

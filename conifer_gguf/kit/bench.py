@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -111,16 +112,10 @@ def time_kernel(
     )
 
 
-def peak_products(n_threads: int) -> float:
-    """float32 multiply-adds a second that `n_threads` reach here: the best of a few matrix products by ggml."""
-    n = 1024
-    with Backend(n_threads) as backend:
-        a, b = (backend.tensor((n, n)) for _ in range(2))
-        backend.nodes = [backend.lib.ggml_mul_mat(backend.context, a, b)]
-        graph = backend.graph(backend.nodes)
-        backend.allocate()
-        best = min(timed(lambda: backend.compute(graph)) for _ in range(10))
-    return n**3 / best
+def peak_products(n_threads: int, seconds: float = 0.3) -> float:
+    """float32 multiply-adds a second that `n_threads` reach here together, on the instruction set that kernels take."""
+    with ThreadPoolExecutor(n_threads) as pool:
+        return sum(pool.map(host.multiply_adds, [seconds] * n_threads))
 
 
 def _turn_by_turn(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import statistics
+import time
 from typing import Any
 
 from cffi import FFI
@@ -30,6 +32,7 @@ ffi.cdef(
     bool conifer_should_stop(void *userdata);
     bool conifer_note_time(void *userdata);
     void conifer_report_abort(const char *message);
+    int64_t conifer_multiply_add(int64_t n);
     """
 )
 
@@ -53,3 +56,18 @@ def library() -> Any:
 def address(pointer: Any) -> int:
     """The address behind a pointer of any FFI instance's own types."""
     return int(ffi.cast("uintptr_t", pointer))
+
+
+def multiply_adds(seconds: float) -> float:
+    """float32 multiply-adds a second that one thread reaches here, on the instruction set that kernels take.
+
+    The median of many short runs: what else the processor does between them does not count. Several threads may call it
+    at the same time, and then see what they leave for each other.
+    """
+    lib, n, rates = library(), 1 << 14, []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        made = lib.conifer_multiply_add(n)
+        rates.append(made / (time.perf_counter() - start))
+    return statistics.median(rates)

@@ -81,16 +81,6 @@ CK_FN ckv CK_ISA(ck_scale_by_power)(ckv p, ckv n) {
     return p * (ckv)bits;
 }
 
-/* e^r - 1 - r over r^2, |r| <= ln(2) / 2: the Taylor series, whose next term is below 2^-27 there. */
-CK_FN ckv CK_ISA(ck_exp_tail)(ckv r) {
-    ckv p = ck_all(1.0f / 5040);
-    p = ck_fma(p, r, ck_all(1.0f / 720));
-    p = ck_fma(p, r, ck_all(1.0f / 120));
-    p = ck_fma(p, r, ck_all(1.0f / 24));
-    p = ck_fma(p, r, ck_all(1.0f / 6));
-    return ck_fma(p, r, ck_all(0.5f));
-}
-
 /* The nearest whole number, for |x| below 2^22: adding 1.5 * 2^23 pushes the fraction out of the mantissa. */
 CK_FN ckv CK_ISA(ck_nearest)(ckv x) {
 #if CK_LANES == 16
@@ -100,61 +90,147 @@ CK_FN ckv CK_ISA(ck_nearest)(ckv x) {
 #endif
 }
 
-CK_FN ckv ck_exp(ckv x) {
-    x = ck_min(ck_max(x, ck_all(-88.0f)), ck_all(88.7f));
-    ckv n = CK_ISA(ck_nearest)(x * 1.44269504f);
-    /* ln 2 in two pieces, the first with zeros at its end so that n times it is exact. */
-    ckv r = ck_fma(n, ck_all(2.12194440e-4f), ck_fma(n, ck_all(-0.693359375f), x));
-    ckv p = ck_fma(ck_fma(CK_ISA(ck_exp_tail)(r), r, ck_all(1.0f)), r, ck_all(1.0f));
-    return CK_ISA(ck_scale_by_power)(p, n);
+/* x[i] = e to the x[i]. Several side by side, up to 8, because each step waits for the one before it. */
+CK_FN void CK_ISA(ck_exps)(int n, ckv *x) {
+    ckv whole[8], r[8], p[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < n; i++) {
+        x[i] = ck_min(ck_max(x[i], ck_all(-88.0f)), ck_all(88.7f));
+        whole[i] = CK_ISA(ck_nearest)(x[i] * 1.44269504f);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < n; i++) { /* ln 2 in two pieces, the first with zeros at its end so that n times it is exact. */
+        r[i] = ck_fma(whole[i], ck_all(2.12194440e-4f), ck_fma(whole[i], ck_all(-0.693359375f), x[i]));
+        p[i] = ck_all(1.0f / 5040);
+    }
+    /* The Taylor series, whose next term is below 2^-27 for |r| <= ln(2) / 2. */
+    static const float term[7] = {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f};
+#pragma GCC unroll 8
+    for (int k = 0; k < 7; k++) {
+#pragma GCC unroll 8
+        for (int i = 0; i < n; i++) {
+            p[i] = ck_fma(p[i], r[i], ck_all(term[k]));
+        }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < n; i++) {
+        x[i] = CK_ISA(ck_scale_by_power)(p[i], whole[i]);
+    }
 }
 
-/* 2 to the f for |f| <= 1/2. */
-CK_FN ckv CK_ISA(ck_exp2_fraction)(ckv f) {
+CK_FN ckv ck_exp(ckv x) {
+    CK_ISA(ck_exps)(1, &x);
+    return x;
+}
+
+/* f[i] = 2 to the f[i] for |f[i]| <= 1/2, n <= 8 of them side by side. */
+CK_FN void CK_ISA(ck_exp2_fractions)(int n, ckv *f) {
     /* Least squares with weights towards the largest relative error, which is 2e-09 for |f| <= 1/2. */
-    ckv p = ck_all(1.53533585e-04f);
-    p = ck_fma(p, f, ck_all(1.33988757e-03f));
-    p = ck_fma(p, f, ck_all(9.61843738e-03f));
-    p = ck_fma(p, f, ck_all(5.55033247e-02f));
-    p = ck_fma(p, f, ck_all(2.40226479e-01f));
-    p = ck_fma(p, f, ck_all(6.93147203e-01f));
-    return ck_fma(p, f, ck_all(1.0f));
+    static const float term[7] = {1.53533585e-04f, 1.33988757e-03f, 9.61843738e-03f, 5.55033247e-02f,
+                                  2.40226479e-01f, 6.93147203e-01f, 1.0f};
+    ckv p[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < n; i++) {
+        p[i] = ck_fma(ck_all(term[0]), f[i], ck_all(term[1]));
+    }
+#pragma GCC unroll 8
+    for (int k = 2; k < 7; k++) {
+#pragma GCC unroll 8
+        for (int i = 0; i < n; i++) {
+            p[i] = ck_fma(p[i], f[i], ck_all(term[k]));
+        }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < n; i++) {
+        f[i] = p[i];
+    }
+}
+
+CK_FN ckv CK_ISA(ck_exp2_fraction)(ckv f) {
+    CK_ISA(ck_exp2_fractions)(1, &f);
+    return f;
+}
+
+/* x[i] = 2 to the x[i], n <= 8 of them side by side. */
+CK_FN void ck_exp2s(int n, ckv *x) {
+    ckv whole[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < n; i++) {
+#if CK_LANES != 16
+        x[i] = ck_min(ck_max(x[i], ck_all(-127.0f)), ck_all(128.0f));
+#endif
+        whole[i] = CK_ISA(ck_nearest)(x[i]);
+        x[i] -= whole[i];
+    }
+    CK_ISA(ck_exp2_fractions)(n, x);
+#pragma GCC unroll 8
+    for (int i = 0; i < n; i++) {
+#if CK_LANES == 16
+        x[i] = (ckv)_mm512_scalef_ps((__m512)x[i], (__m512)whole[i]); /* right at both ends of the range by itself */
+#else
+        x[i] = CK_ISA(ck_scale_by_power)(x[i], whole[i]);
+#endif
+    }
 }
 
 /* 2 to the x. */
 CK_FN ckv ck_exp2(ckv x) {
-#if CK_LANES == 16
-    ckv n = CK_ISA(ck_nearest)(x);
-#else
-    x = ck_min(ck_max(x, ck_all(-127.0f)), ck_all(128.0f));
-    ckv n = CK_ISA(ck_nearest)(x);
-#endif
-    const ckv p = CK_ISA(ck_exp2_fraction)(x - n);
-#if CK_LANES == 16
-    return (ckv)_mm512_scalef_ps((__m512)p, (__m512)n); /* right at both ends of the range by itself */
-#else
-    return CK_ISA(ck_scale_by_power)(p, n);
-#endif
+    ck_exp2s(1, &x);
+    return x;
 }
 
-/* log(1 + e^x) = max(x, 0) + log1p(e^-|x|), and log1p(e) = 2 atanh(e / (2 + e)) by its series. */
+/* x[i] = log(1 + e^x[i]), n <= 8 of them side by side: max(x, 0) + log1p(e^-|x|), and log1p(e) = 2 atanh(e / (2 + e)) by its
+ * series. */
+CK_FN void ck_softplusses(int n, ckv *x) {
+    static const float term[9] = {1.0f / 17, 1.0f / 15, 1.0f / 13, 1.0f / 11, 1.0f / 9, 1.0f / 7, 1.0f / 5, 1.0f / 3, 1.0f};
+    ckv s[8], z[8], p[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < n; i++) {
+        s[i] = -(ckv)((ck_ints)x[i] & 0x7fffffff);
+    }
+    CK_ISA(ck_exps)(n, s);
+#pragma GCC unroll 8
+    for (int i = 0; i < n; i++) {
+        s[i] = s[i] / (s[i] + 2.0f); /* <= 1/3 */
+        z[i] = s[i] * s[i];
+        p[i] = ck_all(term[0]);
+    }
+#pragma GCC unroll 8
+    for (int k = 1; k < 9; k++) {
+#pragma GCC unroll 8
+        for (int i = 0; i < n; i++) {
+            p[i] = ck_fma(p[i], z[i], ck_all(term[k]));
+        }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < n; i++) {
+        x[i] = ck_max(x[i], ck_all(0.0f)) + 2.0f * s[i] * p[i];
+    }
+}
+
 CK_FN ckv ck_softplus(ckv x) {
-    ckv size = (ckv)((ck_ints)x & 0x7fffffff);
-    ckv e = ck_exp(-size), s = e / (e + 2.0f), z = s * s; /* s <= 1/3 */
-    ckv p = ck_all(1.0f / 17);
-    p = ck_fma(p, z, ck_all(1.0f / 15));
-    p = ck_fma(p, z, ck_all(1.0f / 13));
-    p = ck_fma(p, z, ck_all(1.0f / 11));
-    p = ck_fma(p, z, ck_all(1.0f / 9));
-    p = ck_fma(p, z, ck_all(1.0f / 7));
-    p = ck_fma(p, z, ck_all(1.0f / 5));
-    p = ck_fma(p, z, ck_all(1.0f / 3));
-    p = ck_fma(p, z, ck_all(1.0f));
-    return ck_max(x, ck_all(0.0f)) + 2.0f * s * p;
+    ck_softplusses(1, &x);
+    return x;
 }
 
-/* x * sigmoid(x) */
-CK_FN ckv ck_silu(ckv x) { return x / (ck_exp(-x) + 1.0f); }
+/* x[i] = x[i] * sigmoid(x[i]), n <= 8 of them side by side. */
+CK_FN void ck_silus(int n, ckv *x) {
+    ckv e[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < n; i++) {
+        e[i] = -x[i];
+    }
+    CK_ISA(ck_exps)(n, e);
+#pragma GCC unroll 8
+    for (int i = 0; i < n; i++) {
+        x[i] = x[i] / (e[i] + 1.0f);
+    }
+}
+
+CK_FN ckv ck_silu(ckv x) {
+    ck_silus(1, &x);
+    return x;
+}
 
 CK_FN float ck_sum(ckv v) {
 #if CK_LANES == 16

@@ -9,6 +9,10 @@
 #include <string.h>
 
 enum { X, WEIGHT, BIAS, N_INPUT };
+enum {
+    TOKENS = 4,    /* that go over the channels together */
+    MOST_TAPS = 32
+};
 
 typedef struct {
     const ck_tensor *x, *y;
@@ -42,12 +46,17 @@ static ck_status check(const ck_call *c, ck_error *err) {
 
 static ck_status CK_CALL supports(const void *self, const ck_call *call, ck_error *err) {
     (void)self;
-    return check(call, err);
+    CK_TRY(check(call, err));
+    if (call->input[WEIGHT]->dim[1] > MOST_TAPS) {
+        ck_refuse(err, "weight has %lld taps on axis 1, at most %d are supported", (long long)call->input[WEIGHT]->dim[1], MOST_TAPS);
+        return CK_UNSUPPORTED;
+    }
+    return CK_OK;
 }
 
 static ck_status CK_CALL plan(const void *self, const ck_call *c, uint32_t max_part, ck_need *need, ck_error *err) {
-    (void)self, (void)max_part;
-    CK_TRY(check(c, err));
+    (void)max_part;
+    CK_TRY(supports(self, c, err));
     const int64_t C = c->input[WEIGHT]->dim[0], K = c->input[WEIGHT]->dim[1];
     need->n_phase = 1;
     ck_promise(need, CK_SPLIT_EXACT);

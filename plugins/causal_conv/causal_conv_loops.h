@@ -1,57 +1,83 @@
-/* The loops of conifer.causal_conv/1, for one instruction set. Included by causal_conv.c through conifer_simd.h. */
+/* The loops of conifer.causal_conv/1, for one instruction set. Included by causal_conv.c through conifer_simd.h.
+ *
+ * A few tokens go over all channels together: rows are read in the order in which they lie, and an input that several of these
+ * tokens see is read once. */
 
-/* n_vector vectors of channels from `c` on, for one sequence. `last` < CK_LANES: only that many channels, of one vector. */
-CK_FN void CK_ISA(conv_columns)(const conv_call *s, int64_t c, int n_vector, int64_t last, int64_t start, int64_t n,
-                                float *carry) {
-    const int64_t K = s->K;
-    ckv bias[4];
+/* The input of token `from` of the sequence, channels c and on; before the first stands the carry. */
+CK_FN const float *CK_ISA(row_of)(const conv_call *s, int64_t K, int64_t start, int64_t from, const float *carry) {
+    return from < 0 ? carry + (from + K - 1) * s->C : ck_at(s->x, start + from);
+}
+
+/* One vector of channels from c on, of which `live` exist, for n_token tokens. x[i]: the row of the i-th input that they see. */
+CK_FN void CK_ISA(conv_vector)(const conv_call *s, int n_token, int64_t K, int64_t c, int64_t live, const float *const *x,
+                               float *const *y) {
+    ckv sum[TOKENS];
 #pragma GCC unroll 4
-    for (int j = 0; j < n_vector; j++) {
-        bias[j] = ck_load(s->weight + K * s->width + c + j * CK_LANES);
+    for (int t = 0; t < n_token; t++) {
+        sum[t] = ck_load(s->weight + K * s->width + c);
     }
-    for (int64_t t = 0; t < n; t++) {
-        ckv sum[4];
 #pragma GCC unroll 4
-        for (int j = 0; j < n_vector; j++) {
-            sum[j] = bias[j];
-        }
-        for (int64_t k = 0; k < K; k++) {
-            const int64_t from = t - K + 1 + k;
-            const float *x = (from < 0 ? carry + (from + K - 1) * s->C : ck_at(s->x, start + from)) + c;
+    for (int64_t k = 0; k < K; k++) {
+        const ckv weight = ck_load(s->weight + k * s->width + c);
 #pragma GCC unroll 4
-            for (int j = 0; j < n_vector; j++) {
-                const ckv v = last ? ck_load_part(x, last) : ck_load(x + j * CK_LANES);
-                sum[j] = ck_fma(ck_load(s->weight + k * s->width + c + j * CK_LANES), v, sum[j]);
-            }
+        for (int t = 0; t < n_token; t++) {
+            const float *from = x[k + t] + c;
+            sum[t] = ck_fma(weight, live >= CK_LANES ? ck_load(from) : ck_load_part(from, live), sum[t]);
         }
-        float *y = ck_at(s->y, start + t) + c;
+    }
+    if (s->silu) {
+        ck_silus(n_token, sum);
+    }
 #pragma GCC unroll 4
-        for (int j = 0; j < n_vector; j++) {
-            const ckv v = s->silu ? ck_silu(sum[j]) : sum[j];
-            if (last) {
-                ck_store_part(y, v, last);
-            } else {
-                ck_store(y + j * CK_LANES, v);
-            }
+    for (int t = 0; t < n_token; t++) {
+        if (live >= CK_LANES) {
+            ck_store(y[t] + c, sum[t]);
+        } else {
+            ck_store_part(y[t] + c, sum[t], live);
         }
+    }
+}
+
+/* Channels first .. end of n_token tokens from `at` on. */
+CK_FN void CK_ISA(conv_tokens)(const conv_call *s, int n_token, int64_t K, int64_t first, int64_t end, int64_t start, int64_t at,
+                               const float *carry) {
+    const float *x[MOST_TAPS + TOKENS - 1];
+    float       *y[TOKENS];
+    for (int64_t i = 0; i < K + n_token - 1; i++) {
+        x[i] = CK_ISA(row_of)(s, K, start, at - K + 1 + i, carry);
+    }
+    for (int t = 0; t < n_token; t++) {
+        y[t] = ck_at(s->y, start + at + t);
+    }
+    int64_t c = first;
+    for (; c + CK_LANES <= end; c += CK_LANES) {
+        CK_ISA(conv_vector)(s, n_token, K, c, CK_LANES, x, y);
+    }
+    if (c < end) {
+        CK_ISA(conv_vector)(s, n_token, K, c, end - c, x, y);
+    }
+}
+
+/* Channels first .. end of n tokens. */
+CK_FN void CK_ISA(conv_all)(const conv_call *s, int64_t K, int64_t first, int64_t end, int64_t start, int64_t n, const float *carry) {
+    int64_t at = 0;
+    for (; at + TOKENS <= n; at += TOKENS) {
+        CK_ISA(conv_tokens)(s, TOKENS, K, first, end, start, at, carry);
+    }
+    for (; at < n; at++) {
+        CK_ISA(conv_tokens)(s, 1, K, first, end, start, at, carry);
     }
 }
 
 /* Channels first .. end of one sequence of n tokens. */
 static void CK_ISA(conv_sequence)(const conv_call *s, int64_t first, int64_t end, int64_t start, int64_t n, float *carry) {
-    int64_t c = first;
-    for (; c + 4 * CK_LANES <= end; c += 4 * CK_LANES) {
-        CK_ISA(conv_columns)(s, c, 4, 0, start, n, carry);
-    }
-    for (; c + CK_LANES <= end; c += CK_LANES) {
-        CK_ISA(conv_columns)(s, c, 1, 0, start, n, carry);
-    }
-    if (c < end) {
-        CK_ISA(conv_columns)(s, c, 1, end - c, start, n, carry);
+    if (s->K == 4) { /* of every published model: the taps are no loop then, and inputs stay in registers */
+        CK_ISA(conv_all)(s, 4, first, end, start, n, carry);
+    } else {
+        CK_ISA(conv_all)(s, s->K, first, end, start, n, carry);
     }
     for (int64_t k = 0; k < s->K - 1; k++) { /* the last K - 1 inputs; upwards, since row k comes from a later one */
-        const int64_t from = n - s->K + 1 + k;
-        const float *x = from < 0 ? carry + (from + s->K - 1) * s->C : ck_at(s->x, start + from);
+        const float *x = CK_ISA(row_of)(s, s->K, start, n - s->K + 1 + k, carry);
         memmove(carry + k * s->C + first, x + first, (size_t)(end - first) * sizeof(float));
     }
 }

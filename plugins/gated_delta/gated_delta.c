@@ -13,16 +13,17 @@ enum { Q, K, V, GATE, BETA, A, DT_BIAS, N_INPUT };
 enum { HEAD_MAP, QK_NORM, BETA_ACT, N_INT };
 enum { SCALE, EPS, N_REAL };
 enum {
-    CHUNK = 8,    /* tokens that are prepared together and that a block of rows passes before the next block */
-    LONGEST = 16, /* CHUNK rounded up to whole vectors of any set */
-    ROWS = 4      /* rows of the carry in one pass: as many sums as hide the latency of a multiply-add */
+    CHUNK = 16,  /* tokens that are prepared together and that a block of rows passes before the next block */
+    ROWS = 8,    /* most rows of the carry in one pass */
+    AHEAD = 512  /* floats of the carry that are asked for before they are needed, for one token */
 };
 
 typedef struct {
     const ck_tensor *q, *k, *v, *gate, *beta, *o;
     const float     *a, *dt_bias; /* may be NULL */
     int64_t          H, J, I, V;
-    int64_t          deep; /* I rounded up to whole vectors of any set */
+    int64_t          deep;  /* I rounded up to whole vectors of any set */
+    int64_t          chunk; /* tokens: CHUNK, or fewer, so that their keys and queries fit into the nearest cache */
     float            scale, eps;
     int              tiled, normalise, sigmoid, per_channel;
 } delta_call;
@@ -36,7 +37,7 @@ typedef struct { /* scratch of one part */
 
 static int64_t whole_vectors(int64_t n) { return (n + 15) / 16 * 16; }
 
-static int64_t room_of_part(int64_t I) { return 5 * CHUNK * whole_vectors(I) + 3 * LONGEST; }
+static int64_t room_of_part(int64_t I) { return 5 * CHUNK * whole_vectors(I) + 3 * CHUNK; }
 
 static ck_status check_sizes(const ck_call *c, ck_error *err) {
     const int64_t T = c->input[Q]->dim[0], J = c->input[Q]->dim[1], I = c->input[Q]->dim[2];
@@ -99,8 +100,8 @@ static delta_room lay_out(float *scratch, const delta_call *s, uint32_t part) {
     r.decay = at, at += CHUNK * s->deep;
     r.faded_k = at, at += CHUNK * s->deep;
     r.faded_q = at, at += CHUNK * s->deep;
-    r.alpha = at, at += LONGEST;
-    r.beta = at, at += LONGEST;
+    r.alpha = at, at += CHUNK;
+    r.beta = at, at += CHUNK;
     r.both = at;
     return r;
 }
@@ -114,6 +115,7 @@ static ck_status CK_CALL run(const void *self, const ck_part *part) {
         .q = c->input[Q], .k = c->input[K], .v = c->input[V], .gate = c->input[GATE], .beta = c->input[BETA],
         .o = c->output[0], .a = constant(c->input[A]), .dt_bias = constant(c->input[DT_BIAS]),
         .H = c->input[V]->dim[1], .J = c->input[Q]->dim[1], .I = c->input[Q]->dim[2], .V = c->input[V]->dim[2],
+        .chunk = c->input[GATE]->rank == 3 ? CHUNK / 2 : CHUNK,
         .deep = whole_vectors(c->input[Q]->dim[2]),
         .scale = (float)c->real_attr[SCALE], .eps = (float)c->real_attr[EPS], .tiled = c->int_attr[HEAD_MAP] == 1,
         .normalise = c->int_attr[QK_NORM] == 1, .sigmoid = c->int_attr[BETA_ACT] == 1,

@@ -67,7 +67,7 @@ static void CK_ISA(prepare)(const delta_call *s, int64_t h, int64_t start, int64
     }
 }
 
-/* One pass over ROWS or 1 rows of the carry. `write`: S <- decay S + u k. `read`: then the products of S with the next token's
+/* One pass over a few rows of the carry. `write`: S <- decay S + u k. `read`: then the products of S with the next token's
  * key and query, in one vector of partial sums a row each. */
 CK_FN void CK_ISA(advance_rows)(int n_row, int channels, int write, int read, const delta_call *s, float alpha, const float *decay, const float *u,
                         const float *k, const float *next_k, const float *next_q, float *carry, ckv *with_k, ckv *with_q) {
@@ -116,17 +116,21 @@ CK_FN void CK_ISA(advance_rows)(int n_row, int channels, int write, int read, co
 }
 
 /* A pass over a block of `live` <= CK_LANES rows: writes token t, unless it is -1, and reads for token t + 1, unless it is n;
- * then u and o of token t + 1. */
-CK_FN void CK_ISA(step)(const delta_call *s, int channels, int write, int read, int64_t t, int64_t live, const delta_room *r,
+ * then u and o of token t + 1. `once`: the call has one token. */
+CK_FN void CK_ISA(step)(const delta_call *s, int channels, int write, int read, int once, int64_t t, int64_t live, const delta_room *r,
                         float *carry, const float *v, float *u, float *o) {
+    enum { AT_ONCE = CK_LANES < ROWS || CK_REGISTERS < 32 ? ROWS / 2 : ROWS }; /* two sums a row stay in registers */
     const int64_t deep = s->deep, now = write ? t : 0, next = read ? t + 1 : 0;
     const float *decay = channels ? r->decay + now * deep : NULL, *k = r->k + now * deep;
     const float *next_k = (channels ? r->faded_k : r->k) + next * deep, *next_q = (channels ? r->faded_q : r->q) + next * deep;
     const float alpha = r->alpha[now];
     ckv with_k[CK_LANES], with_q[CK_LANES];
     if (live == CK_LANES) {
-        for (int i = 0; i < CK_LANES; i += ROWS) {
-            CK_ISA(advance_rows)(ROWS, channels, write, read, s, alpha, decay, u + i, k, next_k, next_q, carry + i * s->I, with_k + i, with_q + i);
+        for (int i = 0; i < CK_LANES; i += AT_ONCE) {
+            if (once) { /* the carry is read once, and its rows lie too near each other for the processor to foresee it */
+                ck_fetch(carry + i * s->I + AHEAD, AT_ONCE * s->I);
+            }
+            CK_ISA(advance_rows)(AT_ONCE, channels, write, read, s, alpha, decay, u + i, k, next_k, next_q, carry + i * s->I, with_k + i, with_q + i);
         }
     } else {
         for (int i = 0; i < CK_LANES; i++) {
@@ -153,12 +157,16 @@ CK_FN void CK_ISA(step)(const delta_call *s, int channels, int write, int read, 
 CK_FN void CK_ISA(delta_rows)(const delta_call *s, int channels, int64_t h, int64_t start, int64_t n, int64_t j, int64_t live,
                               const delta_room *r, float *carry) {
     float u[CK_LANES];
-    CK_ISA(step)(s, channels, 0, 1, -1, live, r, carry, ck_at2(s->v, start, h) + j, u, ck_at2(s->o, start, h) + j);
+    for (int64_t t = start; t < start + n; t++) { /* rows lie whole pages apart: the processor does not foresee what comes next */
+        ck_fetch(ck_at2(s->v, t, h) + j + CK_LANES, 1);
+        ck_fetch(ck_at2(s->o, t, h) + j + CK_LANES, 1);
+    }
+    CK_ISA(step)(s, channels, 0, 1, n == 1, -1, live, r, carry, ck_at2(s->v, start, h) + j, u, ck_at2(s->o, start, h) + j);
     for (int64_t t = 0; t + 1 < n; t++) {
         const float *v = ck_at2(s->v, start + t + 1, h) + j;
-        CK_ISA(step)(s, channels, 1, 1, t, live, r, carry, v, u, ck_at2(s->o, start + t + 1, h) + j);
+        CK_ISA(step)(s, channels, 1, 1, 0, t, live, r, carry, v, u, ck_at2(s->o, start + t + 1, h) + j);
     }
-    CK_ISA(step)(s, channels, 1, 0, n - 1, live, r, carry, NULL, u, NULL);
+    CK_ISA(step)(s, channels, 1, 0, 0, n - 1, live, r, carry, NULL, u, NULL);
 }
 
 /* All rows of one head. */
@@ -166,9 +174,6 @@ CK_FN void CK_ISA(delta_head)(const delta_call *s, int channels, int64_t h, int6
                               float *carry) {
     for (int64_t j = 0; j < s->V; j += CK_LANES) {
         const int64_t live = s->V - j < CK_LANES ? s->V - j : CK_LANES;
-        if (n == 1) { /* each carry is read once, and its rows lie too near each other for the processor to foresee it */
-            ck_fetch(carry + (j + CK_LANES) * s->I, CK_LANES * s->I);
-        }
         CK_ISA(delta_rows)(s, channels, h, start, n, j, live, r, carry + j * s->I);
     }
 }
@@ -177,8 +182,8 @@ CK_FN void CK_ISA(delta_head)(const delta_call *s, int channels, int64_t h, int6
 static void CK_ISA(delta_sequence)(const delta_call *s, int64_t head, int64_t end, int64_t start, int64_t n, float *pool,
                                    const delta_room *r) {
     for (int64_t h = head; h < end; h++) {
-        for (int64_t at = 0; at < n; at += CHUNK) {
-            const int64_t rows = n - at < CHUNK ? n - at : CHUNK;
+        for (int64_t at = 0; at < n; at += s->chunk) {
+            const int64_t rows = n - at < s->chunk ? n - at : s->chunk;
             CK_ISA(prepare)(s, h, start + at, rows, r);
             if (s->per_channel) {
                 CK_ISA(delta_head)(s, 1, h, start + at, rows, r, pool + h * s->V * s->I);

@@ -12,7 +12,8 @@
 enum { X, DT, A, B, C, DT_BIAS, D, Z, N_INPUT };
 enum {
     BLOCK = 16, /* channels that are packed together: the widest vector */
-    SPAN = 12   /* tokens that all blocks pass before the next ones */
+    SPAN = 16,  /* tokens that all blocks pass before the next ones */
+    ABREAST = 4 /* vectors of channels or of N that go through a long chain of steps together */
 };
 
 typedef struct {

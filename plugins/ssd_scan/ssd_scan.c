@@ -10,26 +10,34 @@
 
 enum { X, DT, A, B, C, DT_BIAS, D, Z, N_INPUT };
 enum {
-    CHUNK = 8,   /* tokens that a block of rows passes before the next block: their B and C stay in the nearest cache */
-    LONGEST = 16, /* CHUNK rounded up to whole vectors of any set */
-    ROWS = 4     /* rows of the carry in one pass: as many sums as hide the latency of a multiply-add */
+    CHUNK = 16, /* tokens that two rows of the carry pass in registers, and that delta is computed for at once */
+    LANES = 16, /* of the widest vector */
+    AHEAD = 1024 /* floats of the carry that are asked for before they are needed, for one token */
 };
 
 typedef struct {
     const ck_tensor *x, *dt, *B, *C, *z, *y; /* z may be NULL */
     const float     *a, *dt_bias, *d;        /* dt_bias and d may be NULL */
     int64_t          H, P, N, G;
+    int64_t          wide;  /* N rounded up to whole vectors of any set */
+    int64_t          chunk; /* tokens: CHUNK, or fewer, so that their B and C fit into the nearest cache */
     float            dt_min, dt_max;
     int              softplus;
 } scan_call;
 
-/* Of one chunk, on the stack: delta and exp(delta A) of each token. */
-typedef struct {
-    float delta[LONGEST], decay[LONGEST];
-} scan_steps;
+typedef struct { /* scratch of one part, for one chunk */
+    float *B, *C;          /* [token][wide], zeros past N */
+    float *sum;            /* [token][row][lane]: what is to be added up to y */
+    float *weight;         /* [token][row]: delta x */
+    float *delta, *decay;  /* [token] */
+} scan_room;
 
 #define CK_LOOPS "ssd_scan_loops.h"
 #include "conifer_simd.h"
+
+static int64_t whole_vectors(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
+
+static int64_t room_of_part(int64_t N) { return CHUNK * (2 * whole_vectors(N) + LANES * LANES + LANES + 2); }
 
 static ck_status check(const ck_call *c, ck_error *err) {
     static const char *const name[N_INPUT] = {"x", "dt", "A", "B", "C", "dt_bias", "D", "z"};
@@ -60,13 +68,25 @@ static ck_status CK_CALL supports(const void *self, const ck_call *call, ck_erro
 }
 
 static ck_status CK_CALL plan(const void *self, const ck_call *c, uint32_t max_part, ck_need *need, ck_error *err) {
-    (void)self, (void)max_part;
+    (void)self;
     CK_TRY(check(c, err));
     need->n_phase = 1;
     ck_promise(need, CK_SPLIT_EXACT);
-    need->scratch_bytes = 0;
+    need->scratch_bytes = sizeof(float) * (uint64_t)(max_part * room_of_part(c->input[B]->dim[2]));
     need->packed_bytes = 0;
     return CK_OK;
+}
+
+static scan_room lay_out(float *scratch, int64_t N, uint32_t part) {
+    scan_room r;
+    float *at = scratch + part * room_of_part(N);
+    r.B = at, at += CHUNK * whole_vectors(N);
+    r.C = at, at += CHUNK * whole_vectors(N);
+    r.sum = at, at += CHUNK * LANES * LANES;
+    r.weight = at, at += CHUNK * LANES;
+    r.delta = at, at += CHUNK;
+    r.decay = at;
+    return r;
 }
 
 static const float *constant(const ck_tensor *t) { return t != NULL ? (const float *)t->data : NULL; }
@@ -77,14 +97,16 @@ static ck_status CK_CALL run(const void *self, const ck_part *part) {
     const scan_call s = {
         .x = c->input[X], .dt = c->input[DT], .B = c->input[B], .C = c->input[C], .z = c->input[Z], .y = c->output[0],
         .a = constant(c->input[A]), .dt_bias = constant(c->input[DT_BIAS]), .d = constant(c->input[D]),
+        .wide = whole_vectors(c->input[B]->dim[2]), .chunk = c->input[B]->dim[2] <= 128 ? CHUNK : CHUNK / 2,
         .H = c->input[X]->dim[1], .P = c->input[X]->dim[2], .N = c->input[B]->dim[2], .G = c->input[B]->dim[1],
         .dt_min = (float)c->real_attr[0], .dt_max = (float)c->real_attr[1], .softplus = c->int_attr[0] != 0,
     };
     const int64_t head = ck_share(s.H, part->part, part->n_part), end = ck_share(s.H, part->part + 1, part->n_part);
+    const scan_room room = lay_out(part->scratch, s.N, part->part);
     for (uint32_t i = 0; i < c->n_seq; i++) {
         const int64_t start = c->seq_start[i], n = c->seq_start[i + 1] - start;
         if (n > 0 && head < end) {
-            CK_DISPATCH(scan_sequence, &s, head, end, start, n, ck_at(c->state[0], c->slot[i]));
+            CK_DISPATCH(scan_sequence, &s, head, end, start, n, ck_at(c->state[0], c->slot[i]), &room);
         }
     }
     for (int64_t t = c->seq_start[c->n_seq]; t < s.y->dim[0]; t++) {

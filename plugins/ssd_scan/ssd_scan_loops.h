@@ -1,12 +1,23 @@
 /* The loops of conifer.ssd_scan/1, for one instruction set. Included by ssd_scan.c through conifer_simd.h.
  *
- * A row of the carry is advanced token by token, as it lies in the pool, and every row sums its N products in the same order:
- * the bits of a token do not depend on how many tokens the call has. A block of CK_LANES rows goes through a whole chunk of
- * tokens while it is in the nearest cache; chunks only decide what is in the cache. */
+ * A row of the carry is advanced token by token and sums its N products in the same order however many tokens the call has, so
+ * the bits of a token do not depend on that. A piece of two rows stays in registers for a chunk of tokens: an element costs the
+ * three operations of the recurrence, and no load or store of the carry. */
 
-/* delta of one head for n tokens (bias, softplus, clamp), and the decays exp(delta A). */
-static void CK_ISA(step_sizes)(const scan_call *s, int64_t h, int64_t first, int64_t n, scan_steps *steps) {
-    const float bias = s->dt_bias ? s->dt_bias[h] : 0.0f;
+CK_FN ckv CK_ISA(load)(const float *p, int64_t n) { return n >= CK_LANES ? ck_load(p) : ck_load_part(p, n); }
+
+CK_FN void CK_ISA(store)(float *p, ckv v, int64_t n) {
+    if (n >= CK_LANES) {
+        ck_store(p, v);
+    } else {
+        ck_store_part(p, v, n);
+    }
+}
+
+/* delta of one head for n tokens (bias, softplus, clamp), the decays exp(delta A), and dense rows of B and C. */
+static void CK_ISA(prepare)(const scan_call *s, int64_t h, int64_t first, int64_t n, const scan_room *room) {
+    const int64_t g = h / (s->H / s->G);
+    const float   bias = s->dt_bias ? s->dt_bias[h] : 0.0f;
     for (int64_t t = 0; t < n; t += CK_LANES) {
         float held[CK_LANES] = {0};
         for (int64_t i = 0; i < CK_LANES && t + i < n; i++) {
@@ -17,94 +28,126 @@ static void CK_ISA(step_sizes)(const scan_call *s, int64_t h, int64_t first, int
             v = ck_softplus(v);
         }
         v = ck_min(ck_max(v, ck_all(s->dt_min)), ck_all(s->dt_max));
-        ck_store(steps->delta + t, v);
-        ck_store(steps->decay + t, ck_exp(v * ck_all(s->a[h])));
+        ck_store(room->delta + t, v);
+        ck_store(room->decay + t, ck_exp(v * ck_all(s->a[h])));
+    }
+    for (int64_t t = 0; t < n; t++) {
+        const float *B = ck_at2(s->B, first + t, g), *C = ck_at2(s->C, first + t, g);
+        for (int64_t i = 0; i < s->wide; i += CK_LANES) {
+            ck_store(room->B + t * s->wide + i, CK_ISA(load)(B + i, s->N - i));
+            ck_store(room->C + t * s->wide + i, CK_ISA(load)(C + i, s->N - i));
+        }
     }
 }
 
-/* One token of ROWS or 1 rows of the carry: advanced, and its product with C in one vector of partial sums a row. */
-CK_FN void CK_ISA(advance_rows)(int n_row, int64_t N, ckv decay, const float *weight, const float *B, const float *C, float *carry,
-                                ckv *sum) {
-    const int64_t whole = N - N % CK_LANES;
-    ckv w[ROWS], y[ROWS];
-#pragma GCC unroll 8
+/* n tokens of a piece of the carry, n_row x n_vector vectors from column `at` on; with `part`, n_row x the columns that are left.
+ * It is read and written once; its products with C make a vector of partial sums a token and row, which the first piece begins. */
+CK_FN void CK_ISA(advance)(int n_row, int n_vector, int part, int64_t at, const scan_call *s, int64_t n, const scan_room *room,
+                           int64_t row, float *carry) {
+    const float *B = room->B + at, *C = room->C + at, *weight = room->weight + row;
+    float       *sum = room->sum + row * CK_LANES;
+    const int64_t live = part ? s->N - at : CK_LANES;
+    const int     first = at == 0;
+    ckv           state[2][8];
+    carry += at;
+#pragma GCC unroll 2
     for (int r = 0; r < n_row; r++) {
-        w[r] = ck_all(weight[r]);
-        y[r] = ck_all(0.0f);
-    }
-    for (int64_t i = 0; i < whole; i += CK_LANES) {
-        const ckv b = ck_load(B + i), c = ck_load(C + i);
 #pragma GCC unroll 8
-        for (int r = 0; r < n_row; r++) {
-            const ckv state = ck_fma(w[r], b, decay * ck_load(carry + r * N + i));
-            ck_store(carry + r * N + i, state);
-            y[r] = ck_fma(c, state, y[r]);
+        for (int i = 0; i < n_vector; i++) {
+            state[r][i] = CK_ISA(load)(carry + r * s->N + i * CK_LANES, live);
         }
     }
-    if (whole < N) {
-        const ckv b = ck_load_part(B + whole, N - whole), c = ck_load_part(C + whole, N - whole);
-#pragma GCC unroll 8
+    for (int64_t t = 0; t < n; t++, B += s->wide, C += s->wide, weight += CK_LANES, sum += CK_LANES * CK_LANES) {
+        const ckv decay = ck_all(room->decay[t]);
+        ckv       y[2], w[2];
+#pragma GCC unroll 2
         for (int r = 0; r < n_row; r++) {
-            const ckv state = ck_fma(w[r], b, decay * ck_load_part(carry + r * N + whole, N - whole));
-            ck_store_part(carry + r * N + whole, state, N - whole);
-            y[r] = ck_fma(c, state, y[r]);
+            w[r] = ck_all(weight[r]);
+            y[r] = first ? ck_all(0.0f) : ck_load(sum + r * CK_LANES);
+        }
+#pragma GCC unroll 8
+        for (int i = 0; i < n_vector; i++) {
+            const ckv b = ck_load(B + i * CK_LANES), c = ck_load(C + i * CK_LANES);
+#pragma GCC unroll 2
+            for (int r = 0; r < n_row; r++) {
+                state[r][i] = ck_fma(w[r], b, decay * state[r][i]);
+                y[r] = ck_fma(c, state[r][i], y[r]);
+            }
+        }
+#pragma GCC unroll 2
+        for (int r = 0; r < n_row; r++) {
+            ck_store(sum + r * CK_LANES, y[r]);
         }
     }
-#pragma GCC unroll 8
+#pragma GCC unroll 2
     for (int r = 0; r < n_row; r++) {
-        sum[r] = y[r];
+#pragma GCC unroll 8
+        for (int i = 0; i < n_vector; i++) {
+            CK_ISA(store)(carry + r * s->N + i * CK_LANES, state[r][i], live);
+        }
     }
 }
 
-/* n tokens of one head, first the first of them, for the `live` <= CK_LANES rows from p on. B and C: those of the first token. */
+/* n tokens of n_row whole rows. */
+CK_FN void CK_ISA(advance_rows)(int n_row, const scan_call *s, int64_t n, const scan_room *room, int64_t row, float *carry) {
+    enum { PIECE = CK_REGISTERS / 4 }; /* vectors: two rows of them take half of the registers */
+    int64_t at = 0;
+    if (PIECE * CK_LANES <= s->N) {
+        CK_ISA(advance)(n_row, PIECE, 0, 0, s, n, room, row, carry);
+        at = PIECE * CK_LANES;
+    }
+    for (; at + PIECE * CK_LANES <= s->N; at += PIECE * CK_LANES) {
+        CK_ISA(advance)(n_row, PIECE, 0, at, s, n, room, row, carry);
+    }
+    if (at + PIECE / 2 * CK_LANES <= s->N) {
+        CK_ISA(advance)(n_row, PIECE / 2, 0, at, s, n, room, row, carry);
+        at += PIECE / 2 * CK_LANES;
+    }
+    for (; at < s->N; at += CK_LANES) {
+        CK_ISA(advance)(n_row, 1, 1, at, s, n, room, row, carry);
+    }
+}
+
+/* n tokens of one head, first the first of them, for the `live` <= CK_LANES rows from p on, whose carry is given. */
 CK_FN void CK_ISA(scan_rows)(const scan_call *s, int64_t h, int64_t first, int64_t n, int64_t p, int64_t live,
-                             const scan_steps *steps, const float *B, const float *C, float *carry) {
-    const int64_t b_row = s->B->stride_bytes[0] / (int64_t)sizeof(float), c_row = s->C->stride_bytes[0] / (int64_t)sizeof(float);
+                             const scan_room *room, float *carry) {
     const ckv d = ck_all(s->d ? s->d[h] : 0.0f);
-    ckv sum[CK_LANES] = {{0}};
-    for (int64_t t = 0; t < n; t++, B += b_row, C += c_row) {
+    for (int64_t t = 0; t < n; t++) {
         const float *from = ck_at2(s->x, first + t, h) + p;
-        const ckv x = live == CK_LANES ? ck_load(from) : ck_load_part(from, live), decay = ck_all(steps->decay[t]);
-        float weight[CK_LANES];
-        ck_store(weight, ck_all(steps->delta[t]) * x);
-        if (live == CK_LANES) {
-            for (int r = 0; r < CK_LANES; r += ROWS) {
-                CK_ISA(advance_rows)(ROWS, s->N, decay, weight + r, B, C, carry + r * s->N, sum + r);
-            }
-        } else {
-            for (int64_t r = 0; r < live; r++) {
-                CK_ISA(advance_rows)(1, s->N, decay, weight + r, B, C, carry + r * s->N, sum + r);
-            }
+        const ckv    x = CK_ISA(load)(from, live);
+        ck_fetch(from + CK_LANES, 1); /* rows lie whole pages apart: the processor does not foresee what comes next */
+        ck_fetch(ck_at2(s->y, first + t, h) + p, 1);
+        ck_store(room->weight + t * CK_LANES, ck_all(room->delta[t]) * x);
+    }
+    for (int64_t r = 0; r + 2 <= live; r += 2) {
+        if (n == 1) { /* each carry is read once, and its rows lie too near each other for the processor to foresee it */
+            ck_fetch(carry + r * s->N + AHEAD, 2 * s->N);
         }
-        ckv y = ck_fma(d, x, ck_sums(sum));
+        CK_ISA(advance_rows)(2, s, n, room, r, carry + r * s->N);
+    }
+    if (live % 2 == 1) {
+        CK_ISA(advance_rows)(1, s, n, room, live - 1, carry + (live - 1) * s->N);
+    }
+    for (int64_t t = 0; t < n; t++) {
+        const ckv x = CK_ISA(load)(ck_at2(s->x, first + t, h) + p, live);
+        ckv       y = ck_fma(d, x, ck_sums((const ckv *)(room->sum + t * CK_LANES * CK_LANES)));
         if (s->z) {
-            const float *z = ck_at2(s->z, first + t, h) + p;
-            y *= ck_silu(live == CK_LANES ? ck_load(z) : ck_load_part(z, live));
+            y *= ck_silu(CK_ISA(load)(ck_at2(s->z, first + t, h) + p, live));
         }
-        float *to = ck_at2(s->y, first + t, h) + p;
-        if (live == CK_LANES) {
-            ck_store(to, y);
-        } else {
-            ck_store_part(to, y, live);
-        }
+        CK_ISA(store)(ck_at2(s->y, first + t, h) + p, y, live);
     }
 }
 
 /* Heads first .. end of one sequence of n tokens. */
-static void CK_ISA(scan_sequence)(const scan_call *s, int64_t head, int64_t end, int64_t start, int64_t n, float *pool) {
-    scan_steps steps;
+static void CK_ISA(scan_sequence)(const scan_call *s, int64_t head, int64_t end, int64_t start, int64_t n, float *pool,
+                                  const scan_room *room) {
     for (int64_t h = head; h < end; h++) {
-        const int64_t g = h / (s->H / s->G);
-        for (int64_t at = start; at < start + n; at += CHUNK) {
-            const int64_t tokens = start + n - at < CHUNK ? start + n - at : CHUNK;
-            const float *B = ck_at2(s->B, at, g), *C = ck_at2(s->C, at, g);
-            CK_ISA(step_sizes)(s, h, at, tokens, &steps);
+        for (int64_t at = start; at < start + n; at += s->chunk) {
+            const int64_t tokens = start + n - at < s->chunk ? start + n - at : s->chunk;
+            CK_ISA(prepare)(s, h, at, tokens, room);
             for (int64_t p = 0; p < s->P; p += CK_LANES) {
                 float *carry = pool + (h * s->P + p) * s->N;
-                if (n == 1) { /* each carry is read once, and its rows lie too near each other for the processor to foresee it */
-                    ck_fetch(carry + CK_LANES * s->N, CK_LANES * s->N);
-                }
-                CK_ISA(scan_rows)(s, h, at, tokens, p, s->P - p < CK_LANES ? s->P - p : CK_LANES, &steps, B, C, carry);
+                CK_ISA(scan_rows)(s, h, at, tokens, p, s->P - p < CK_LANES ? s->P - p : CK_LANES, room, carry);
             }
         }
     }

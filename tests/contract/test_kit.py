@@ -51,6 +51,8 @@ BROKEN = {
     "wrong_in_slot_3": ("several sequences in one call", "relative error"),
     "wrong_the_second_time": ("padding rows", "other bits than without rows of padding"),
     "depends_on_the_split": ("agrees with the reference", "relative error"),
+    "breaks_its_promise": ("same bits for any split", "plan promises CK_SPLIT_EXACT"),
+    "breaks_its_promise_late": ("same bits for any split", "has other bits than in one call"),
     "depends_on_the_parts": ("any number of parts", "does not have the same bits in 3 parts as in one"),
     "depends_on_the_others": ("several sequences in one call", "other bits than in a call of its own"),
     "shares_a_buffer": ("parts at the same time", "does not have the same bits on 4 threads"),
