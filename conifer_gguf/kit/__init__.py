@@ -10,6 +10,7 @@ The library always runs in a child process: a crash, an endless loop or a memory
 
 from __future__ import annotations
 
+import platform
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,10 +22,15 @@ from ..native_api.manifest import op_folders
 from .build import build, sanitizer_environment
 from .report import Report, Row
 
-__all__ = ["Report", "Row", "build", "check", "check_library", "sanitizer_environment"]
+__all__ = ["Report", "Row", "build", "check", "check_library", "instruction_sets", "sanitizer_environment"]
 
-Depth = Literal["quick", "full"]
+Depth = Literal["brief", "quick", "full"]
 _CHILD = "conifer_gguf.kit.child"
+
+
+def instruction_sets() -> tuple[str, ...]:
+    """The values of CONIFER_ISA for this kind of machine, for a test of each. One that the processor lacks is not taken."""
+    return ("scalar", "avx2", "avx512") if platform.machine() in ("x86_64", "AMD64") else ("neon",)
 
 
 def check(
@@ -39,6 +45,7 @@ def check(
 ) -> Report:
     """Check a plugin: a folder (built first, with the sanitizers if asked), a library beside its manifest, or a name.
 
+    `depth` is how much is tried: "brief" for where a kernel runs slowly, "quick" for tests, "full" for registering.
     `split_exact` requires that a token's bits do not depend on how its sequence is cut into calls; a kernel that
     promises CK_SPLIT_EXACT is held to it anyway. `environment` is added to the child's, say to choose an instruction set. `on_row` sees each row as it comes. Raises
     PluginRefused for a manifest that cannot be read and a source that does not compile; everything that the library

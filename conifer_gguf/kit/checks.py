@@ -34,10 +34,20 @@ class Depth:
     token_counts: tuple[int, ...]
     long_lengths: tuple[int, ...]
     shape_lengths: tuple[int, ...]
-    longest: tuple[int, int]
+    longest: tuple[int, ...]
     repeats: int
 
 
+BRIEF = Depth(  # for where a kernel runs slowly: instrumented or emulated
+    "brief",
+    16,
+    (*range(1, 19), 31, 33, 65),
+    (*range(1, 19), 33, 65),
+    (1100,),
+    (33,),
+    (2100,),
+    1,
+)
 QUICK = Depth(
     "quick",
     48,
@@ -58,7 +68,7 @@ FULL = Depth(
     (33000, 8300),
     3,
 )
-DEPTHS = {depth.name: depth for depth in (QUICK, FULL)}
+DEPTHS = {depth.name: depth for depth in (BRIEF, QUICK, FULL)}
 
 
 @dataclass(frozen=True)

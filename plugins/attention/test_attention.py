@@ -20,7 +20,7 @@ from conifer_gguf.ops import contracts
 OP = "conifer.attention/1"
 
 
-@pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512", "neon"])
+@pytest.mark.parametrize("isa", kit.instruction_sets())
 def test_attention_keeps_its_contract_on_every_instruction_set(isa: str) -> None:
     """A set that this processor lacks is not taken: the best one is checked again then."""
     kit.check(
@@ -29,7 +29,7 @@ def test_attention_keeps_its_contract_on_every_instruction_set(isa: str) -> None
 
 
 def test_attention_keeps_its_contract_under_the_sanitizers() -> None:
-    kit.check(Path(__file__).parent, depth="quick", split_exact=True, sanitize=True).require()
+    kit.check(Path(__file__).parent, depth="brief", split_exact=True, sanitize=True).require()
 
 
 Stored = NDArray[Any]

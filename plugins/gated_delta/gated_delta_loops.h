@@ -115,6 +115,13 @@ CK_FN void CK_ISA(advance_rows)(int n_row, int channels, int write, int read, co
     }
 }
 
+/* One row; for the few that are no whole block one function does for all kinds of passes. */
+static __attribute__((noinline)) void CK_ISA(advance_row)(int channels, int write, int read, const delta_call *s, float alpha, const float *decay,
+                                                          const float *u, const float *k, const float *next_k, const float *next_q,
+                                                          float *carry, ckv *with_k, ckv *with_q) {
+    CK_ISA(advance_rows)(1, channels, write, read, s, alpha, decay, u, k, next_k, next_q, carry, with_k, with_q);
+}
+
 /* A pass over a block of `live` <= CK_LANES rows: writes token t, unless it is -1, and reads for token t + 1, unless it is n;
  * then u and o of token t + 1. `once`: the call has one token. */
 CK_FN void CK_ISA(step)(const delta_call *s, int channels, int write, int read, int once, int64_t t, int64_t live, const delta_room *r,
@@ -137,7 +144,7 @@ CK_FN void CK_ISA(step)(const delta_call *s, int channels, int write, int read, 
             with_k[i] = with_q[i] = ck_all(0.0f);
         }
         for (int64_t i = 0; i < live; i++) {
-            CK_ISA(advance_rows)(1, channels, write, read, s, alpha, decay, u + i, k, next_k, next_q, carry + i * s->I, with_k + i, with_q + i);
+            CK_ISA(advance_row)(channels, write, read, s, alpha, decay, u + i, k, next_k, next_q, carry + i * s->I, with_k + i, with_q + i);
         }
     }
     if (read) {

@@ -101,7 +101,7 @@ def test_the_sanitizers_find_what_memory_guards_cannot(name: str, plugin_folder:
     source = (HERE / f"broken/{name}.c").read_text("utf-8")
     (folder / f"{name}.c").write_text(source, "utf-8")
     (folder / "plain_ssd_scan.h").write_bytes((HERE / "kernels/plain_ssd_scan.h").read_bytes())
-    report = kit.check(folder, depth="quick", sanitize=True)
+    report = kit.check(folder, depth="brief", sanitize=True)
     assert not report.passes
     assert FOUND_BY_SANITIZERS[name] in report.failures[0].problem
 
@@ -122,7 +122,7 @@ def test_a_folder_is_built_and_checked_under_the_sanitizers(plugin_folder: MakeF
     (folder / "plain_ssd_scan.c").rename(folder / "my_scan.c")
     (folder / "my_scan.so").unlink()
     rows: list[str] = []
-    kit.check(folder, depth="quick", sanitize=True, on_row=lambda row: rows.append(row.check)).require()
+    kit.check(folder, depth="brief", sanitize=True, on_row=lambda row: rows.append(row.check)).require()
     assert "keeps no memory" in rows
     assert not (folder / "my_scan.so").exists(), (
         "an instrumented library must not be what is registered later"
