@@ -38,7 +38,11 @@ def test_the_avx512_loops_keep_the_contract(name: str) -> None:
     op = f"conifer.{name}/1"
     library = settings.bundled_dir() / name / f"{name}.so"
     report = kit.check_library(
-        library, {op: contracts()[op].folder}, depth="quick", split_exact=True, environment={"CONIFER_ISA": "avx512"}
+        library,
+        {op: contracts()[op].folder},
+        depth="quick",
+        split_exact=True,
+        environment={"CONIFER_ISA": "avx512"},
     )
     report.require()
 
