@@ -46,7 +46,7 @@ PARTS = (
     Part(
         "context",
         (FLAT, DENSE),
-        ("--vs", "llama.cpp", "--settings", "defaults", "--depths", "0,4k,16k", "--prompt", "512", "--decode", "32", "--rounds", "3"),
+        ("--vs", "llama.cpp", "--settings", "defaults,plain", "--depths", "0,4k,16k", "--prompt", "512", "--decode", "32", "--rounds", "3"),
         plot=True,
     ),
 )  # fmt: skip

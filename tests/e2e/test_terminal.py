@@ -42,6 +42,14 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self._terminal, text.encode())
 
+    def press(self, key: str, pattern: str) -> None:
+        """Press a key until it shows: one that comes while the terminal changes its mode is lost."""
+        for _ in range(20):
+            self.type(key)
+            with contextlib.suppress(AssertionError):
+                return self.wait_for(pattern, seconds=3)
+        raise AssertionError(f"{key!r} did not show {pattern!r}: {self.shown!r}")
+
     def exit_code(self) -> int:
         while self._read():
             pass
@@ -82,11 +90,8 @@ def test_ctrl_c_stops_an_answer_and_ctrl_d_leaves(home: Path) -> None:
         person.type(STOP)
         person.wait_for(r"stopped|Ctrl-D leaves")
         person.wait_for(">>> ")
-        person.type(STOP)
-        person.wait_for("Ctrl-D leaves")
-        person.wait_for(
-            ">>> "
-        )  # what is typed before the prompt stands is lost when the terminal changes its mode
+        person.press(STOP, "Ctrl-D leaves")
+        person.wait_for(">>> ")
         person.type(LEAVE)
         assert person.exit_code() == 0
 
