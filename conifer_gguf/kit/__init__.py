@@ -45,7 +45,7 @@ def check(
 ) -> Report:
     """Check a plugin: a folder (built first, with the sanitizers if asked), a library beside its manifest, or a name.
 
-    `depth` is how much is tried: "brief" for where a kernel runs slowly, "quick" for tests, "full" for registering.
+    `depth` is how much is tried: "brief" where a kernel runs slowly, "quick" when it is registered, "full" by `plugins check`.
     `split_exact` requires that a token's bits do not depend on how its sequence is cut into calls; a kernel that
     promises CK_SPLIT_EXACT is held to it anyway. `environment` is added to the child's, say to choose an instruction set. `on_row` sees each row as it comes. Raises
     PluginRefused for a manifest that cannot be read and a source that does not compile; everything that the library

@@ -11,6 +11,9 @@ from ..ops import contracts
 from ..settings import bundled_dir
 
 TEMPLATE = "my_scan"
+MEASURED = re.compile(
+    r"^(## Measured\n).*", re.DOTALL | re.MULTILINE
+)  # in a README: figures belong to whoever took them
 COPIED = {".c", ".h", ".md", ".py", ".toml"}
 
 
@@ -54,5 +57,9 @@ def _renamed(source: Path, old: str, name: str) -> dict[str, str]:
                 f"org.conifer.{old.replace('_', '-')}", f"org.example.{name}"
             )
             text = kept.sub(lambda m: m[0] if m[0].startswith("conifer.") else name, text)
+            text = MEASURED.sub(
+                r"\1\nSay here on which machines it was measured, with which command, and what came out.\n",
+                text,
+            )
             made[path.name.replace(old, name)] = text
     return made

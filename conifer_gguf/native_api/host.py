@@ -64,10 +64,11 @@ def multiply_adds(seconds: float) -> float:
     The median of many short runs: what else the processor does between them does not count. Several threads may call it
     at the same time, and then see what they leave for each other.
     """
-    lib, n, rates = library(), 1 << 14, []
+    lib, n = library(), 1 << 14
+    rates: list[float] = []
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
         start = time.perf_counter()
         made = lib.conifer_multiply_add(n)
         rates.append(made / (time.perf_counter() - start))
-    return statistics.median(rates)
+    return float(statistics.median(rates))

@@ -35,16 +35,7 @@ def compiled_from_portable_c(name: str, into: Path) -> Path:
 @pytest.mark.skipif(not processor_has_avx512(), reason="this processor has no AVX-512")
 @pytest.mark.parametrize("name", OPS)
 def test_the_avx512_loops_keep_the_contract(name: str) -> None:
-    op = f"conifer.{name}/1"
-    library = settings.bundled_dir() / name / f"{name}.so"
-    report = kit.check_library(
-        library,
-        {op: contracts()[op].folder},
-        depth="quick",
-        split_exact=True,
-        environment={"CONIFER_ISA": "avx512"},
-    )
-    report.require()
+    kit.check(name, depth="brief", split_exact=True, environment={"CONIFER_ISA": "avx512"}).require()
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import pytest
 from conifer_gguf import kit
 from conifer_gguf.errors import PluginRefused
 from conifer_gguf.kit.build import compile_library
+from conifer_gguf.kit.scaffold import new_plugin
 from conifer_gguf.native_api import registry, trial
 from conifer_gguf.native_api.containment import Budget
 from conifer_gguf.ops import contracts
@@ -173,6 +174,15 @@ def test_every_op_states_its_tolerance_with_a_reason(op: str) -> None:
     table = tomllib.loads((contracts()[op].folder / "op.toml").read_text("utf-8"))["kit"]
     assert 0 < table["rtol"] <= 1e-4
     assert len(table["reason"]) > 20
+
+
+def test_a_plugin_made_from_a_bundled_one_leaves_its_figures_behind(tmp_path: Path) -> None:
+    text = (new_plugin(tmp_path / "my_conv", "causal_conv") / "README.md").read_text("utf-8")
+    assert text.startswith("# my_conv\n")
+    assert "conifer.causal_conv/1" in text
+    assert text.endswith(
+        "## Measured\n\nSay here on which machines it was measured, with which command, and what came out.\n"
+    )
 
 
 def test_the_compile_flags_are_those_of_the_documentation(tmp_path: Path) -> None:
