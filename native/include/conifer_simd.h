@@ -53,6 +53,7 @@ static inline __attribute__((unused)) void ck_fetch(const float *p, int64_t n) {
 #define ck_max CK_ISA(ck_max)
 #define ck_min CK_ISA(ck_min)
 #define ck_exp CK_ISA(ck_exp)
+#define ck_exps CK_ISA(ck_exps)
 #define ck_exp2 CK_ISA(ck_exp2)
 #define ck_exp2s CK_ISA(ck_exp2s)
 #define ck_softplus CK_ISA(ck_softplus)

@@ -91,7 +91,7 @@ CK_FN ckv CK_ISA(ck_nearest)(ckv x) {
 }
 
 /* x[i] = e to the x[i]. Several side by side, up to 8, because each step waits for the one before it. */
-CK_FN void CK_ISA(ck_exps)(int n, ckv *x) {
+CK_FN void ck_exps(int n, ckv *x) {
     ckv whole[8], r[8], p[8];
 #pragma GCC unroll 8
     for (int i = 0; i < n; i++) {
@@ -119,7 +119,7 @@ CK_FN void CK_ISA(ck_exps)(int n, ckv *x) {
 }
 
 CK_FN ckv ck_exp(ckv x) {
-    CK_ISA(ck_exps)(1, &x);
+    ck_exps(1, &x);
     return x;
 }
 
@@ -188,7 +188,7 @@ CK_FN void ck_softplusses(int n, ckv *x) {
     for (int i = 0; i < n; i++) {
         s[i] = -(ckv)((ck_ints)x[i] & 0x7fffffff);
     }
-    CK_ISA(ck_exps)(n, s);
+    ck_exps(n, s);
 #pragma GCC unroll 8
     for (int i = 0; i < n; i++) {
         s[i] = s[i] / (s[i] + 2.0f); /* <= 1/3 */
@@ -220,7 +220,7 @@ CK_FN void ck_silus(int n, ckv *x) {
     for (int i = 0; i < n; i++) {
         e[i] = -x[i];
     }
-    CK_ISA(ck_exps)(n, e);
+    ck_exps(n, e);
 #pragma GCC unroll 8
     for (int i = 0; i < n; i++) {
         x[i] = x[i] / (e[i] + 1.0f);

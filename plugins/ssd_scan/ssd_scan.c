@@ -11,6 +11,7 @@
 enum { X, DT, A, B, C, DT_BIAS, D, Z, N_INPUT };
 enum {
     CHUNK = 16, /* tokens that two rows of the carry pass in registers, and that delta is computed for at once */
+    HEADS = 8,  /* of a group that take turns in a chunk */
     LANES = 16, /* of the widest vector */
     AHEAD = 1024 /* floats of the carry that are asked for before they are needed, for one token */
 };
@@ -29,7 +30,7 @@ typedef struct { /* scratch of one part, for one chunk */
     float *B, *C;          /* [token][wide], zeros past N */
     float *sum;            /* [token][row][lane]: what is to be added up to y */
     float *weight;         /* [token][row]: delta x */
-    float *delta, *decay;  /* [token] */
+    float *delta, *decay;  /* [head][token] */
 } scan_room;
 
 #define CK_LOOPS "ssd_scan_loops.h"
@@ -37,7 +38,7 @@ typedef struct { /* scratch of one part, for one chunk */
 
 static int64_t whole_vectors(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
 
-static int64_t room_of_part(int64_t N) { return CHUNK * (2 * whole_vectors(N) + LANES * LANES + LANES + 2); }
+static int64_t room_of_part(int64_t N) { return CHUNK * (2 * whole_vectors(N) + LANES * LANES + LANES + 2 * HEADS); }
 
 static ck_status check(const ck_call *c, ck_error *err) {
     static const char *const name[N_INPUT] = {"x", "dt", "A", "B", "C", "dt_bias", "D", "z"};
@@ -84,7 +85,7 @@ static scan_room lay_out(float *scratch, int64_t N, uint32_t part) {
     r.C = at, at += CHUNK * whole_vectors(N);
     r.sum = at, at += CHUNK * LANES * LANES;
     r.weight = at, at += CHUNK * LANES;
-    r.delta = at, at += CHUNK;
+    r.delta = at, at += HEADS * CHUNK;
     r.decay = at;
     return r;
 }
