@@ -1,9 +1,9 @@
 """Weights to start from that can already look up what followed a piece of text when it stood there before.
 
-Attention that finds "the token after the last time I read this" (an induction head, arXiv:2209.11895) forms late in
-small models, after tens of millions of tokens; a tenth of that is what a CPU trains in an hour. So the circuit is put
-in at the start, in the spirit of mimetic initialisation (arXiv:2305.09828, arXiv:2410.11135), and training does the rest:
-which text matches which, and everything else.
+Attention that finds "the token after the last time I read this" (an induction head, arXiv:2209.11895) is a matter of chance
+and patience: left to itself it had not formed here after two million tokens. So the circuit is there at the start, in the
+spirit of mimetic initialisation (arXiv:2305.09828, arXiv:2410.11135), and training does the rest: which text matches
+which, and everything else.
 
 The dense twin has no convolution: its first layer's heads find one and two tokens back by rotated positions, and its
 second layer compares in those pairs of a head that hardly rotate.
@@ -110,14 +110,18 @@ def start_dense(model: PreTrainedModel) -> None:
     first, second = model.model.layers[0].self_attn, model.model.layers[1].self_attn
     config, d = model.config, model.config.hidden_size
     read = unread_constant(orthonormal(first.head_dim, d))
-    write_1, write_2, _ = orthonormal(d, d).split([first.head_dim, first.head_dim, d - 2 * first.head_dim], dim=1)
+    write_1, write_2, _ = orthonormal(d, d).split(
+        [first.head_dim, first.head_dim, d - 2 * first.head_dim], dim=1
+    )
     look_back(first, config, read, [write_1, write_2])
     slow = torch.arange(first.head_dim) % (first.head_dim // 2) >= first.head_dim // 4
     look_up(second, config, read, write_1, write_2, slow, COPIED * d**-0.5)
 
 
 @torch.no_grad()
-def look_back(attention: torch.nn.Module, config: PretrainedConfig, read: Tensor, writes: list[Tensor]) -> None:
+def look_back(
+    attention: torch.nn.Module, config: PretrainedConfig, read: Tensor, writes: list[Tensor]
+) -> None:
     """The heads of group n attend to the token n + 1 back: queries and keys are the constant, rotated that far apart."""
     width, pairs = attention.head_dim, attention.head_dim // 2
     heads = config.num_attention_heads // config.num_key_value_heads

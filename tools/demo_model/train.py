@@ -62,7 +62,9 @@ def losses_of(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
 
 
-compiled_losses = torch.compile(losses_of, dynamic=False)  # twice as fast; once for each length of the curriculum
+compiled_losses = torch.compile(
+    losses_of, dynamic=False
+)  # twice as fast; once for each length of the curriculum
 
 
 def weighted(each: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
