@@ -26,9 +26,9 @@ from muon import Muon
 
 # (first step, row length): recall is first learned where it is near.
 CURRICULUM = ((0, 256), (400, 1024))
-LONGEST_EVERY = (800, 3, 4096)  # from this step on, every third batch has rows this long
+LONGEST_EVERY = (640, 3, 4096)  # from this step on, every third batch has rows this long
 TOKENS_PER_STEP = 4096
-PEAK, WARMUP, DECAY = 4e-3, 60, 0.3
+PEAK, WARMUP, DECAY = 4e-3, 60, 0.25
 OUTSIDE = 0.3  # of the rate, for the embedding and whatever is not a matrix
 
 
