@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,3 +67,23 @@ def real_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name in ("smollm2-135m", "gemma-3-270m"):
             download.pull(name)
     return folder
+
+
+@pytest.fixture(scope="session")
+def registered_plugins(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The plugins folder of a home in which the kernels of Mamba-2 were registered, by the command, once a run."""
+    home = tmp_path_factory.mktemp("registered")
+    subprocess.run(
+        [sys.executable, "-m", "conifer_gguf", "plugins", "register", "ssd_scan", "causal_conv"],
+        env={**os.environ, "CONIFER_GGUF_HOME": str(home)},
+        check=True,
+        capture_output=True,
+        timeout=240,
+    )
+    return home / "plugins"
+
+
+@pytest.fixture
+def registered(registered_plugins: Path, home: Path) -> Path:
+    shutil.copytree(registered_plugins, home / "plugins")
+    return home

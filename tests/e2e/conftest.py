@@ -92,23 +92,3 @@ def chromium() -> str:
     if found is None:
         pytest.skip("Chromium is not installed")
     return found
-
-
-@pytest.fixture(scope="session")
-def registered_plugins(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The plugins folder of a home in which the kernels of Mamba-2 were registered, by the command, once a run."""
-    home = tmp_path_factory.mktemp("registered")
-    subprocess.run(
-        [*COMMAND, "plugins", "register", "ssd_scan", "causal_conv"],
-        env={**os.environ, "CONIFER_GGUF_HOME": str(home)},
-        check=True,
-        capture_output=True,
-        timeout=240,
-    )
-    return home / "plugins"
-
-
-@pytest.fixture
-def registered(registered_plugins: Path, home: Path) -> Path:
-    shutil.copytree(registered_plugins, home / "plugins")
-    return home

@@ -225,7 +225,7 @@ def test_serve_starts_with_gated_models_and_its_banner_lists_them(home: Path, cl
 
 def test_a_request_for_a_gated_model_is_refused_with_what_it_needs(home: Path) -> None:
     with serving(str(GRANITE)) as running:
-        (row,) = httpx.get(f"{running.url}/v1/models").json()["data"]
+        row, *_ = httpx.get(f"{running.url}/v1/models").json()["data"]
         refused = chat(running)
         streamed = chat(running, stream=True)
     assert (row["status"], row["needs"], row["also_runs_with"]) == ("load-gated", NEEDS, ["llama.cpp"])
@@ -243,7 +243,7 @@ def test_registering_answers_the_next_request_and_unregistering_gates_it_again(
         # What `plugins register` leaves behind; the command itself is run where the copy was made.
         shutil.copytree(registered_plugins, home / "plugins", dirs_exist_ok=True)
         assert chat(running).status_code == 200
-        (row,) = httpx.get(f"{running.url}/v1/models").json()["data"]
+        row, *_ = httpx.get(f"{running.url}/v1/models").json()["data"]
         assert (row["status"], row["supply"]) == ("ready", ["ssd_scan 0.1.0", "causal_conv 0.1.0"])
         lines = list(_answer_while(running, lambda: cli("plugins", "unregister", "ssd_scan")))
         assert lines[-1] == "data: [DONE]", "a running answer finishes"

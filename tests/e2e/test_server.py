@@ -36,7 +36,9 @@ def engine_of(server: Server) -> psutil.Process:
 def test_models_lists_what_is_here_without_loading_it(server: Server) -> None:
     rows = httpx.get(f"{server.url}/v1/models").json()["data"]
     assert [(row["id"], row["status"], row["runtime"]) for row in rows] == [
-        ("model-f32", "ready", "llama.cpp")
+        ("model-f32", "ready", "llama.cpp"),
+        ("conifer-demo-dense:Q8_0", "ready", "llama.cpp"),
+        ("conifer-demo:Q8_0", "load-gated", "hybrid"),
     ]
     assert psutil.Process(server.process.pid).children() == []
 

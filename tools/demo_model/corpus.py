@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 TOKENIZER = Path(__file__).parent / "tokenizer.json"
 VOCABULARY = 2048
 FIRST_ORDINARY = 3  # the tokens before are special
-ECHOES = 0.3  # of the rows
+ECHOES = 0.15  # of the rows
 READ, WRITTEN, RECALLED = 0.3, 1.0, 4.0  # weights in the loss: what the model reads, writes, has to remember
 
 

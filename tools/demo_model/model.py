@@ -6,6 +6,7 @@ import math
 
 import torch
 from corpus import VOCABULARY
+from induction import start_dense, start_hybrid
 from scan import BatchedMamba
 from transformers import (
     GraniteMoeHybridConfig,
@@ -31,8 +32,8 @@ def hybrid() -> PreTrainedModel:
         num_local_experts=0,
         num_experts_per_tok=0,
         position_embedding_type=None,
-        embedding_multiplier=6.0,
-        logits_scaling=0.5,
+        embedding_multiplier=16.0,  # the embedding's rows have length 1 and its entries 1/16
+        logits_scaling=1.0,
         residual_multiplier=0.5,
         attention_multiplier=1 / 8,
         mamba_n_heads=8,
@@ -47,6 +48,7 @@ def hybrid() -> PreTrainedModel:
     )
     model = GraniteMoeHybridForCausalLM(config)
     spread_time_scales(model)
+    start_hybrid(model)
     for layer in model.model.layers:
         if layer.mamba is not None:
             layer.mamba.__class__ = BatchedMamba
@@ -67,15 +69,16 @@ def spread_time_scales(model: PreTrainedModel) -> None:
 
 
 def dense() -> PreTrainedModel:
-    return LlamaForCausalLM(
-        LlamaConfig(
-            **SHARED,
-            num_hidden_layers=6,
-            intermediate_size=384,
-            head_dim=64,
-            rope_parameters={"rope_type": "default", "rope_theta": 1e6},
-        )
+    config = LlamaConfig(
+        **SHARED,
+        num_hidden_layers=6,
+        intermediate_size=384,
+        head_dim=64,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e8},  # half of a head hardly rotates
     )
+    model = LlamaForCausalLM(config)
+    start_dense(model)
+    return model
 
 
 MODELS = {"conifer-demo": hybrid, "conifer-demo-dense": dense}

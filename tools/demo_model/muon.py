@@ -1,7 +1,4 @@
-"""Muon for the matrices inside the layers (Jordan et al. 2024, kellerjordan.github.io/posts/muon), in float32.
-
-PyTorch's own rounds to bfloat16, which a CPU without bfloat16 instructions emulates slowly.
-"""
+"""Muon for the matrices inside the layers (Jordan et al. 2024, kellerjordan.github.io/posts/muon): matrices of one shape together."""
 
 from __future__ import annotations
 
@@ -43,9 +40,9 @@ class Muon(torch.optim.Optimizer):
 def orthogonal(g: Tensor) -> Tensor:
     """The nearest matrix with singular values about 1, by five Newton-Schulz steps."""
     tall = g.shape[-2] > g.shape[-1]
-    x = g.mT if tall else g
+    x = (g.mT if tall else g).bfloat16()
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(5):
         gram = x @ x.mT
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    return x.mT if tall else x
+    return (x.mT if tall else x).float()

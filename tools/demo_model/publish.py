@@ -1,8 +1,9 @@
-"""Put exported models into the repository: the package's files, the catalog's checksums, the values that tests assert.
+"""Put exported models into the repository: the package's files, the catalog's checksums, the values that tests assert,
+and the figures of the model card.
 
     python tools/demo_model/publish.py --exported DIR
 
-DIR holds what export.py wrote for both models. Needs an installed conifer-gguf, whose home has the kernels registered.
+DIR holds what export.py wrote for both models. Needs this checkout's conifer-gguf, whose home has the kernels registered.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import hashlib
 import json
 import re
 import shutil
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from evaluate import perplexity, recall
+from evaluate import perplexity, recall, samples
 
 import conifer_gguf
 
@@ -22,10 +24,13 @@ ROOT = Path(__file__).resolve().parents[2]
 CHECKPOINTS = Path(__file__).parent / "checkpoints"  # bf16: what training resumes from
 PACKAGE = ROOT / "conifer_gguf" / "models"
 CATALOG = ROOT / "catalog" / "conifer-demo.toml"
+CARD = ROOT / "docs" / "demo-model.md"
 EXPECTED = ROOT / "tests" / "golden" / "demo" / "expected.json"
 NAMES = ("conifer-demo-dense", "conifer-demo")
 N_CHATS = 24  # conversations behind the asserted perplexity
 RECALL_DEPTH = 1024
+DEPTHS = (1024, 4096, 8192, 16384)
+DENSE_DEPTHS = 2  # reading 16,384 tokens takes the dense twin minutes for each conversation
 
 
 def install(exported: Path) -> None:
@@ -54,6 +59,36 @@ def expected() -> dict[str, dict[str, float]]:
     return found
 
 
+def fill(text: str, mark: str, body: str) -> str:
+    """Replace what stands between two `<!-- MARK -->`."""
+    comment = f"<!-- {mark} -->"
+    before, _, after = text.split(comment)
+    return f"{before}{comment}\n{body.strip()}\n{comment}{after}"
+
+
+def card(text: str) -> str:
+    """The model card with the figures of the published files."""
+    likely, right, answers = {}, {}, []
+    for name in NAMES:
+        depths = DEPTHS[:DENSE_DEPTHS] if name.endswith("dense") else DEPTHS
+        with conifer_gguf.load(name, n_ctx=max(depths) + 256, n_threads=1) as session:
+            likely[name] = perplexity(session)
+            right[name] = {depth: recall(session, depth).right for depth in depths}
+            answers = list(samples(session))  # the hybrid's: it comes last
+    text = fill(text, "perplexity", table(("model", "perplexity"), [(n, f"{likely[n]:.3f}") for n in NAMES]))
+    rows = [(f"{depth:,}", *(str(right[n].get(depth, "not measured")) for n in NAMES)) for depth in DEPTHS]
+    text = fill(text, "recall", table(("depth, tokens", *NAMES), rows))
+    return fill(text, "samples", "\n\n".join(f"{quote(asked)}\n\n{said.strip()}" for asked, said in answers))
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
+
+
+def quote(text: str) -> str:
+    return "> " + text.replace("\n", "\n> ")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -61,6 +96,7 @@ def main() -> None:
     parser.add_argument("--exported", type=Path, required=True)
     args = parser.parse_args()
     install(args.exported)
+    CARD.write_text(card(CARD.read_text()))
     tokens = json.loads((args.exported / "tokens.json").read_text())
     EXPECTED.write_text(
         json.dumps({"models": expected(), "tokens": tokens}, indent=1, ensure_ascii=False) + "\n"
