@@ -13,6 +13,7 @@ from ..engine.blocks import OP as ATTENTION
 from ..engine.carry import Pools, Saved
 from ..engine.compute import Executor
 from ..engine.graph import Graph, Share
+from ..engine.product import OP as PRODUCT
 from ..engine.profile import NodeTime
 from ..engine.supply import accelerators, registered_supply
 from ..engine.weights import WeightFile
@@ -63,7 +64,7 @@ class HybridRuntime:
         hp = architecture.Hyper.read(Keys(header))
         weights = WeightFile(header)
         self._closers.append(weights)
-        faster = accelerators((ATTENTION,))
+        faster = accelerators((ATTENTION, PRODUCT))
         self._pools = Pools(architecture.carry(hp), max_sequences, n_ctx, cache_type, faster.get(ATTENTION))
         self._closers.append(self._pools)
         self.vocabulary = load_vocabulary(header.path)
@@ -72,8 +73,8 @@ class HybridRuntime:
         def forward(graph: Graph) -> None:
             graph.finish(architecture.forward(graph, hp, root, self._pools.layers))
 
-        supply = {**registered_supply(architecture.KERNELS), **faster}
-        self._executor = Executor(weights, supply, forward, n_threads, self._pools.n_row)
+        kernels = {**registered_supply(architecture.KERNELS), **faster}
+        self._executor = Executor(weights, kernels, forward, n_threads, self._pools.n_row)
         self._closers.append(self._executor)
         # The largest step of a prompt; building it looks at every tensor once.
         largest = min(CHUNK, n_ctx)
@@ -90,7 +91,11 @@ class HybridRuntime:
             cache_type=cache_type,
             max_sequences=max_sequences,
             can_trim=False,
-            accelerators={ATTENTION: faster[ATTENTION].kernels[0].plugin} if self._pools.blocks else {},
+            accelerators={
+                op: supply.kernels[0].plugin
+                for op, supply in faster.items()
+                if op != ATTENTION or self._pools.blocks
+            },
         )
 
     def open(self) -> SequenceId:
