@@ -31,64 +31,63 @@ CK_FN ckv CK_ISA(block_scale)(const float *x, int n, float *d) {
         most = ck_max(most, (ckv)((ck_ints)v & 0x7fffffff));
         odd += v - v; /* 0, or NaN for ever */
     }
-    float largest = 0.0f;
-    for (int i = 0; i < CK_LANES; i++) {
-        largest = most[i] > largest ? most[i] : largest;
-    }
-    const float wrong = ck_sum(odd);
+    const float largest = CK_ISA(largest)(most), wrong = ck_sum(odd);
     *d = wrong == 0.0f ? largest / 127.0f : NAN;
     return ck_all(wrong == 0.0f && largest > 0.0f ? 127.0f / largest : 0.0f);
 }
 
-/* Sum, and sum of sizes, of 16 activations. */
-typedef struct {
-    int32_t sum, size;
-} CK_ISA(sums);
-
-CK_FN CK_ISA(sums) CK_ISA(round_16)(const float *x, ckv factor, int8_t *to) {
-    int32_t      held[16];
-    CK_ISA(sums) s = {0, 0};
-    for (int i = 0; i < 16; i += CK_LANES) {
-        ckv v = factor * ck_load(x + i);
+/* 16 activations to 8 bits; adds them and their sizes lane by lane. */
+CK_FN void CK_ISA(round_16)(const float *x, ckv factor, int8_t *to, ck_ints *sum, ck_ints *size) {
+    ck_ints q[16 / CK_LANES];
+    for (int i = 0; i < 16 / CK_LANES; i++) {
+        ckv v = factor * ck_load(x + i * CK_LANES);
         v = (ckv)((ck_ints)v & (v == v));
-        const ck_ints q = __builtin_convertvector(CK_ISA(ck_nearest)(v), ck_ints);
-        memcpy(held + i, &q, sizeof q);
+        q[i] = __builtin_convertvector(CK_ISA(ck_nearest)(v), ck_ints);
+        *sum += q[i];
+        *size += (q[i] ^ (q[i] >> 31)) - (q[i] >> 31);
     }
-    for (int i = 0; i < 16; i++) {
-        to[i] = (int8_t)held[i];
-        s.sum += held[i];
-        s.size += held[i] < 0 ? -held[i] : held[i];
-    }
-    return s;
+    CK_ISA(narrow_16)(q, to);
 }
 
 CK_FN void CK_ISA(round_k)(int type, const float *x, rounded *to) {
     const ckv factor = CK_ISA(block_scale)(x, QM_INPUTS, &to->d);
+    int32_t   sum[16], size[16];
+    ck_ints   sums[16], sizes[16];
+    for (int i = 0; i < 16; i++) {
+        sums[i] = sizes[i] = (ck_ints){0};
+        CK_ISA(round_16)(x + 16 * i, factor, to->q + 16 * i, &sums[i], &sizes[i]);
+    }
+    for (int i = 0; i < 16; i += CK_LANES) {
+        const ck_ints a = CK_ISA(sums_of)(sums + i), b = CK_ISA(sums_of)(sizes + i);
+        memcpy(sum + i, &a, sizeof a);
+        memcpy(size + i, &b, sizeof b);
+    }
+    const int32_t centre = QM_CENTRE(type);
     to->wide = 0;
     for (int i = 0; i < 8; i++) {
-        const CK_ISA(sums) a = CK_ISA(round_16)(x + 32 * i, factor, to->q + 32 * i);
-        const CK_ISA(sums) b = CK_ISA(round_16)(x + 32 * i + 16, factor, to->q + 32 * i + 16);
-        const int32_t centre = QM_CENTRE(type);
+        const int32_t of_32 = sum[2 * i] + sum[2 * i + 1];
+        to->factor[i] = to->d * (float)of_32;
         if (type != CK_Q6_K) {
-            to->start[i] = -centre * (a.sum + b.sum);
-            to->wide |= centre * (a.size + b.size) > INT16_MAX;
-        } else if (centre) {
-            to->start[2 * i] = -centre * a.sum;
-            to->start[2 * i + 1] = -centre * b.sum;
-            to->wide |= centre * a.size > INT16_MAX || centre * b.size > INT16_MAX;
-        } else {
-            to->sum[2 * i] = (int16_t)a.sum;
-            to->sum[2 * i + 1] = (int16_t)b.sum;
+            to->start[i] = -centre * of_32;
+            to->wide |= centre * (size[2 * i] + size[2 * i + 1]) > INT16_MAX;
         }
-        to->factor[i] = to->d * (float)(a.sum + b.sum);
+    }
+    for (int i = 0; type == CK_Q6_K && i < 16; i++) {
+        if (centre) {
+            to->start[i] = -centre * sum[i];
+            to->wide |= centre * size[i] > INT16_MAX;
+        } else {
+            to->sum[i] = (int16_t)sum[i];
+        }
     }
 }
 
 CK_FN void CK_ISA(round_32)(int type, const float *x, int i, rounded *to) {
-    const ckv          factor = CK_ISA(block_scale)(x, 32, &to->factor[i]);
-    const CK_ISA(sums) a = CK_ISA(round_16)(x, factor, to->q + 32 * i);
-    const CK_ISA(sums) b = CK_ISA(round_16)(x + 16, factor, to->q + 32 * i + 16);
-    to->start[i] = -QM_OFFSET(type) * (a.sum + b.sum);
+    const ckv factor = CK_ISA(block_scale)(x, 32, &to->factor[i]);
+    ck_ints   sum = {0}, size = {0};
+    CK_ISA(round_16)(x, factor, to->q + 32 * i, &sum, &size);
+    CK_ISA(round_16)(x + 16, factor, to->q + 32 * i + 16, &sum, &size);
+    to->start[i] = QM_OFFSET(type) ? -QM_OFFSET(type) * CK_ISA(sum_of)(sum) : 0;
 }
 
 static void CK_ISA(round_row)(const product *p, const float *x, int64_t t, rounded *to) {
@@ -102,6 +101,7 @@ static void CK_ISA(round_row)(const product *p, const float *x, int64_t t, round
             for (int i = 0; i < 8 && k + 32 * i < p->K; i++) {
                 CK_ISA(round_32)(p->type, x + k + 32 * i, i, to);
             }
+            break;
         }
     }
 }
@@ -433,9 +433,15 @@ CK_FN void CK_ISA(point_at_rows)(const product *p, int64_t first, const uint8_t 
 }
 
 CK_FN void CK_ISA(store_group)(const product *p, const batch *tokens, int64_t first, float (*sum)[ROWS]) {
-    const size_t rows = (size_t)(p->N - first < ROWS ? p->N - first : ROWS);
+    if (p->N - first >= ROWS) {
+        for (int64_t t = 0; t < tokens->n; t++) {
+            ck_store(tokens->y[t] + first, ck_load(sum[t]));
+            ck_store(tokens->y[t] + first + CK_LANES, ck_load(sum[t] + CK_LANES));
+        }
+        return;
+    }
     for (int64_t t = 0; t < tokens->n; t++) {
-        memcpy(tokens->y[t] + first, sum[t], rows * sizeof(float));
+        memcpy(tokens->y[t] + first, sum[t], (size_t)(p->N - first) * sizeof(float));
     }
 }
 
@@ -444,7 +450,10 @@ CK_FN CK_ISA(ahead) CK_ISA(start_ahead)(const product *p, int64_t first, int64_t
     return (CK_ISA(ahead)){next, end, ROWS * p->row_bytes / n_call, 63};
 }
 
-CK_FN void CK_ISA(multiply_group)(int type, const product *p, const batch *tokens, int64_t first) {
+typedef void CK_ISA(tile_function)(int n, int n_32, const CK_ISA(panel) *w, const rounded *const *x, float (*sum)[ROWS]);
+
+CK_FN void CK_ISA(multiply_group)(int type, CK_ISA(tile_function) *whole, CK_ISA(tile_function) *rest, const product *p,
+                                  const batch *tokens, int64_t first) {
     float          sum[QM_BATCH][ROWS];
     CK_ISA(panel)  w;
     const uint8_t *row[ROWS];
@@ -458,24 +467,43 @@ CK_FN void CK_ISA(multiply_group)(int type, const product *p, const batch *token
         CK_ISA(unpack)(type, row, b, n_32, &w, &ahead);
         const rounded *x[TILE];
         for (int64_t t = 0; t < tokens->n; t += TILE) {
-            const int64_t n = tokens->n - t < TILE ? tokens->n - t : TILE;
+            const int n = (int)(tokens->n - t < TILE ? tokens->n - t : TILE);
             for (int i = 0; i < n; i++) {
                 x[i] = p->rounded + b * p->n_x + tokens->x[t + i];
             }
-            switch (n) {
-            case 1: CK_ISA(tile)(type, 1, n_32, &w, x, sum + t); break;
-            case 2: CK_ISA(tile)(type, 2, n_32, &w, x, sum + t); break;
-            case 3: CK_ISA(tile)(type, 3, n_32, &w, x, sum + t); break;
-#if CK_LANES == 16
-            case 4: CK_ISA(tile)(type, 4, n_32, &w, x, sum + t); break;
-            case 5: CK_ISA(tile)(type, 5, n_32, &w, x, sum + t); break;
-#endif
-            default: CK_ISA(tile)(type, TILE, n_32, &w, x, sum + t); break;
-            }
+            (n == TILE ? whole : rest)(n, n_32, &w, x, sum + t);
         }
     }
     CK_ISA(store_group)(p, tokens, first, sum);
 }
+
+/* Functions of their own, each with all registers: inlined into one, the compiler runs out of them. */
+#define QM_TYPE(name, type)                                                                                            \
+    static __attribute__((noinline)) void CK_ISA(whole_##name)(int n, int n_32, const CK_ISA(panel) *w,               \
+                                                               const rounded *const *x, float (*sum)[ROWS]) {         \
+        (void)n;                                                                                                       \
+        CK_ISA(tile)(type, TILE, n_32, w, x, sum);                                                                     \
+    }                                                                                                                  \
+    static __attribute__((noinline)) void CK_ISA(rest_##name)(int n, int n_32, const CK_ISA(panel) *w,                \
+                                                              const rounded *const *x, float (*sum)[ROWS]) {          \
+        switch (n) {                                                                                                   \
+        case 1: CK_ISA(tile)(type, 1, n_32, w, x, sum); break;                                                         \
+        case 2: CK_ISA(tile)(type, 2, n_32, w, x, sum); break;                                                         \
+        case 3: CK_ISA(tile)(type, 3, n_32, w, x, sum); break;                                                         \
+        case 4: CK_ISA(tile)(type, 4, n_32, w, x, sum); break;                                                         \
+        default: CK_ISA(tile)(type, TILE - 1, n_32, w, x, sum); break;                                                 \
+        }                                                                                                              \
+    }                                                                                                                  \
+    static __attribute__((noinline)) void CK_ISA(group_##name)(const product *p, const batch *tokens, int64_t first) {  \
+        CK_ISA(multiply_group)(type, CK_ISA(whole_##name), CK_ISA(rest_##name), p, tokens, first);                     \
+    }
+QM_TYPE(q4_k, CK_Q4_K)
+QM_TYPE(q5_k, CK_Q5_K)
+QM_TYPE(q6_k, CK_Q6_K)
+QM_TYPE(q8_0, CK_Q8_0)
+QM_TYPE(q4_0, CK_Q4_0)
+QM_TYPE(q5_0, CK_Q5_0)
+#undef QM_TYPE
 
 /* ---- weights that are floats: nothing is rounded */
 
@@ -513,7 +541,7 @@ CK_FN void CK_ISA(unpack_floats)(int type, const uint8_t *const *row, int64_t fi
     }
 }
 
-CK_FN void CK_ISA(float_tile)(int n, int n_k, const float *w, const float *const *x, float (*sum)[ROWS]) {
+CK_FN void CK_ISA(tile_of_floats)(int n, int n_k, const float *w, const float *const *x, float (*sum)[ROWS]) {
     ckv part[TILE][VECTORS];
 #pragma GCC unroll 8
     for (int t = 0; t < n; t++) {
@@ -535,6 +563,22 @@ CK_FN void CK_ISA(float_tile)(int n, int n_k, const float *w, const float *const
     }
 }
 
+static __attribute__((noinline)) void CK_ISA(whole_of_floats)(int n_k, const float *w, const float *const *x,
+                                                              float (*sum)[ROWS]) {
+    CK_ISA(tile_of_floats)(TILE, n_k, w, x, sum);
+}
+
+static __attribute__((noinline)) void CK_ISA(rest_of_floats)(int n, int n_k, const float *w, const float *const *x,
+                                                             float (*sum)[ROWS]) {
+    switch (n) {
+    case 1: CK_ISA(tile_of_floats)(1, n_k, w, x, sum); break;
+    case 2: CK_ISA(tile_of_floats)(2, n_k, w, x, sum); break;
+    case 3: CK_ISA(tile_of_floats)(3, n_k, w, x, sum); break;
+    case 4: CK_ISA(tile_of_floats)(4, n_k, w, x, sum); break;
+    default: CK_ISA(tile_of_floats)(TILE - 1, n_k, w, x, sum); break;
+    }
+}
+
 CK_FN void CK_ISA(multiply_floats)(int type, const product *p, const batch *tokens, int64_t first) {
     float          sum[QM_BATCH][ROWS], w[DEEP * ROWS];
     const uint8_t *row[ROWS];
@@ -551,15 +595,10 @@ CK_FN void CK_ISA(multiply_floats)(int type, const product *p, const batch *toke
             for (int i = 0; i < n; i++) {
                 x[i] = ck_at(p->x, tokens->x[t + i]) + k;
             }
-            switch (n) {
-            case 1: CK_ISA(float_tile)(1, n_k, w, x, sum + t); break;
-            case 2: CK_ISA(float_tile)(2, n_k, w, x, sum + t); break;
-            case 3: CK_ISA(float_tile)(3, n_k, w, x, sum + t); break;
-#if CK_LANES == 16
-            case 4: CK_ISA(float_tile)(4, n_k, w, x, sum + t); break;
-            case 5: CK_ISA(float_tile)(5, n_k, w, x, sum + t); break;
-#endif
-            default: CK_ISA(float_tile)(TILE, n_k, w, x, sum + t); break;
+            if (n == TILE) {
+                CK_ISA(whole_of_floats)(n_k, w, x, sum + t);
+            } else {
+                CK_ISA(rest_of_floats)((int)n, n_k, w, x, sum + t);
             }
         }
     }
@@ -570,12 +609,12 @@ CK_FN void CK_ISA(multiply_floats)(int type, const product *p, const batch *toke
 static void CK_ISA(multiply)(const product *p, const batch *tokens, int64_t first, int64_t end) {
     for (; first < end; first += ROWS) {
         switch (p->type) {
-        case CK_Q4_K: CK_ISA(multiply_group)(CK_Q4_K, p, tokens, first); break;
-        case CK_Q5_K: CK_ISA(multiply_group)(CK_Q5_K, p, tokens, first); break;
-        case CK_Q6_K: CK_ISA(multiply_group)(CK_Q6_K, p, tokens, first); break;
-        case CK_Q8_0: CK_ISA(multiply_group)(CK_Q8_0, p, tokens, first); break;
-        case CK_Q4_0: CK_ISA(multiply_group)(CK_Q4_0, p, tokens, first); break;
-        case CK_Q5_0: CK_ISA(multiply_group)(CK_Q5_0, p, tokens, first); break;
+        case CK_Q4_K: CK_ISA(group_q4_k)(p, tokens, first); break;
+        case CK_Q5_K: CK_ISA(group_q5_k)(p, tokens, first); break;
+        case CK_Q6_K: CK_ISA(group_q6_k)(p, tokens, first); break;
+        case CK_Q8_0: CK_ISA(group_q8_0)(p, tokens, first); break;
+        case CK_Q4_0: CK_ISA(group_q4_0)(p, tokens, first); break;
+        case CK_Q5_0: CK_ISA(group_q5_0)(p, tokens, first); break;
         case CK_F16: CK_ISA(multiply_floats)(CK_F16, p, tokens, first); break;
         case CK_BF16: CK_ISA(multiply_floats)(CK_BF16, p, tokens, first); break;
         default: CK_ISA(multiply_floats)(CK_F32, p, tokens, first); break;

@@ -168,3 +168,53 @@ CK_FN ck_ints CK_ISA(add_pairs)(ck_ints total, ck_ints a, ck_ints b) {
     return total + (ck_ints)_mm256_madd_epi16((__m256i)a, (__m256i)b);
 }
 #endif
+
+/* ---- rounding */
+
+CK_FN float CK_ISA(largest)(ckv v) {
+#if CK_LANES == 16
+    return _mm512_reduce_max_ps((__m512)v);
+#else
+    float most = v[0];
+    for (int i = 1; i < CK_LANES; i++) {
+        most = v[i] > most ? v[i] : most;
+    }
+    return most;
+#endif
+}
+
+/* 16 numbers of -128 .. 127 as bytes. */
+CK_FN void CK_ISA(narrow_16)(const ck_ints *q, int8_t *to) {
+#if CK_LANES == 16
+    _mm_storeu_si128((__m128i *)to, _mm512_cvtepi32_epi8((__m512i)q[0]));
+#elif CK_LANES == 8
+    const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32((__m256i)q[0], (__m256i)q[1]), 0xd8);
+    const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    _mm_storeu_si128((__m128i *)to, bytes);
+#else
+    for (int i = 0; i < 16; i++) {
+        to[i] = (int8_t)q[i / CK_LANES][i % CK_LANES];
+    }
+#endif
+}
+
+CK_FN int32_t CK_ISA(sum_of)(ck_ints v) {
+#if CK_LANES == 16
+    return _mm512_reduce_add_epi32((__m512i)v);
+#else
+    int32_t sum = v[0];
+    for (int i = 1; i < CK_LANES; i++) {
+        sum += v[i];
+    }
+    return sum;
+#endif
+}
+
+/* The sums of CK_LANES vectors of numbers below 2^20, that of rows[i] in lane i. */
+CK_FN ck_ints CK_ISA(sums_of)(const ck_ints *rows) {
+    ckv exact[CK_LANES];
+    for (int i = 0; i < CK_LANES; i++) {
+        exact[i] = __builtin_convertvector(rows[i], ckv);
+    }
+    return __builtin_convertvector(ck_sums(exact), ck_ints);
+}
