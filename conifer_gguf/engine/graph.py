@@ -358,10 +358,7 @@ class Graph:
             raise ShapeMismatch(
                 "expert_linear", weight.name, f"[{n_expert}, *, {x.shape[2]}]", str(list(weight.shape))
             )
-        pointer = self.lib.ggml_mul_mat_id(
-            self.context, weight.pointer, self.contiguous(x).pointer, ids.pointer
-        )
-        return self.made(pointer, (*ids.shape, weight.shape[1]), name=weight.name)
+        return product.multiply_experts(self, weight, x, ids)
 
     def weighted_sum(self, y: Tensor, weights: Tensor) -> Tensor:
         """y: [T, n_used, d], weights: [T, n_used] -> [T, d]."""

@@ -593,7 +593,7 @@ CK_FN void CK_ISA(multiply_floats)(int type, const product *p, const batch *toke
         for (int64_t t = 0; t < tokens->n; t += TILE) {
             const int64_t n = tokens->n - t < TILE ? tokens->n - t : TILE;
             for (int i = 0; i < n; i++) {
-                x[i] = ck_at(p->x, tokens->x[t + i]) + k;
+                x[i] = tokens->from[t + i] + k;
             }
             if (n == TILE) {
                 CK_ISA(whole_of_floats)(n_k, w, x, sum + t);
