@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from ..errors import BadRequest
-from ..kit import bench, bench_attention
+from ..kit import bench, bench_attention, bench_product
 from ..kit.build import built
 from ..native_api import registry
 from ..native_api.kernels import Kernel, load_library
@@ -22,7 +22,7 @@ from ._bench_plot import require_matplotlib
 from ._options import ISA
 from ._progress import working
 
-OPS = {*bench.OPS, bench_attention.OP}
+OPS = {*bench.OPS, bench_attention.OP, bench_product.OP}
 
 
 @click.command("bench")
@@ -33,6 +33,9 @@ OPS = {*bench.OPS, bench_attention.OP}
     "--depth", "depths", default="512,8192", show_default=True, help="Tokens before them, for attention."
 )
 @click.option("--cache", "caches", default="f16", show_default=True, help="Cache types, for attention.")
+@click.option(
+    "--weights", default="q4_k,q6_k,q8_0", show_default=True, help="Types of the weight, for products."
+)
 @click.option("--threads", type=click.IntRange(1), help="Threads of both sides.  [default: physical cores]")
 @click.option("--seconds", default=1.0, show_default=True, help="Time for each row.")
 @ISA
@@ -46,6 +49,7 @@ def command(
     tokens: str,
     depths: str,
     caches: str,
+    weights: str,
     threads: int | None,
     seconds: float,
     isa: str | None,
@@ -69,10 +73,11 @@ def command(
     n_threads = threads or default_threads()
     counts, positions = _counts(tokens), _counts(depths, "--depth")
     kernels = list(_kernels(plugins, ops))
-    if plot is not None and all(kernel.op == bench_attention.OP for _, kernel in kernels):
-        raise BadRequest("--plot draws scans and convolutions; attention has a table")
+    if plot is not None and all(kernel.op not in bench.OPS for _, kernel in kernels):
+        raise BadRequest("--plot draws scans and convolutions; attention and products have tables")
     timings = []
     attention = []
+    products = []
     with working("measuring this machine's float32 multiply-adds"):
         peak = bench.peak_products(n_threads)
     for contract, kernel in kernels:
@@ -86,18 +91,36 @@ def command(
                     )
                 attention.append(timed)
             continue
+        if kernel.op == bench_product.OP:
+            for matrix, dtype, n_tokens in itertools.product(
+                bench_product.MATRICES, weights.split(","), counts
+            ):
+                with working(f"{dtype} product of {matrix.label}, {n_tokens} tokens"):
+                    product = bench_product.time_product(
+                        contract, kernel, matrix, dtype, n_tokens, n_threads, seconds
+                    )
+                products.append(product)
+            continue
         for shape in _shapes(kernel.op):
             for n_tokens in counts:
                 with working(f"{kernel.op} of {shape.label}, {n_tokens} tokens"):
                     made = bench.time_kernel(contract, kernel, shape, n_tokens, n_threads, seconds, peak)
                 timings.append(made)
     if as_json:
-        render.as_json([*(t.to_json() for t in timings), *(t.to_json() for t in attention)])
+        render.as_json(
+            [
+                *(t.to_json() for t in timings),
+                *(t.to_json() for t in attention),
+                *(t.to_json() for t in products),
+            ]
+        )
     else:
         if timings:
             _show(timings, peak)
         if attention:
             _show_attention(attention)
+        if products:
+            _show_products(products)
     if plot is not None:
         _plot(timings, plot)
 
@@ -196,6 +219,31 @@ def _show_attention(timings: Sequence[bench_attention.AttentionTiming]) -> None:
             for t in timings
         ],
     )
+    render.notice(f"\n{timings[0].n_threads} threads; errors are root mean squares against float64")
+
+
+def _show_products(timings: Sequence[bench_product.ProductTiming]) -> None:
+    """GMAC/S and GB/S are ours: products a second, and bytes of the weight."""
+    render.table(
+        ("WEIGHT", "SHAPE", "TOKENS", "US", "GGML", "RATIO", "MIDDLE HALF", "GMAC/S", "GB/S", "ERROR", "GGML", "MODEL"),
+        [
+            (
+                t.dtype,
+                f"{t.n_out} x {t.n_in}",
+                str(t.n_tokens),
+                f"{t.us:.0f}",
+                f"{t.ggml_us:.0f}",
+                f"{t.ratio:.2f}",
+                f"{t.ratio_low:.2f}-{t.ratio_high:.2f}",
+                f"{t.products_per_s / 1e9:.0f}",
+                f"{t.bytes_per_s / 1e9:.1f}",
+                f"{t.error:.0e}",
+                f"{t.ggml_error:.0e}",
+                t.model,
+            )
+            for t in timings
+        ],
+    )  # fmt: skip
     render.notice(f"\n{timings[0].n_threads} threads; errors are root mean squares against float64")
 
 

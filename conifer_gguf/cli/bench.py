@@ -144,11 +144,19 @@ def _show(points: Sequence[Measured]) -> None:
         "BANDWIDTH",
     )
     render.table(header, [_cells(p) for p in points])
+    for model, whose in dict.fromkeys((p.model, accelerated(p)) for p in points if p.runtime == "hybrid"):
+        click.echo(f"{model}: {whose}")
     for r in bench.ratios(points):
         parts = [f"{r.best:.2f} x its better setting ({r.best_setting})"]
         parts += [f"{r.equal_layout:.2f} x at the same weight layout"] if r.equal_layout else []
         parts += [f"{r.defaults:.2f} x its defaults"] if r.defaults else []
         click.echo(f"{r.model} at {r.depth:,}: {r.phase} is {', '.join(parts)} of llama.cpp")
+
+
+def accelerated(p: Measured) -> str:
+    """Who computed what ggml can do as well."""
+    ops = {"attention": "conifer.attention/1", "products": "conifer.qmatmul/1"}
+    return ", ".join(f"{what} by {p.accelerators.get(op, 'ggml')}" for what, op in ops.items())
 
 
 def _cells(p: Measured) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from ..errors import BadModelFile, ShapeMismatch
 from ..native_api import ggml, host
-from . import attention, kernel_node
+from . import attention, kernel_node, product
 from .carry import State
 from .rope import NO_SCALING, RopeScaling
 from .supply import Supply
@@ -87,11 +87,9 @@ class Graph:
         )  # a vector is a matrix of one row
         if len(rows) != 2 or rows[1] != x.shape[-1]:
             raise ShapeMismatch("linear", weight.name, f"[*, {x.shape[-1]}]", str(list(weight.shape)))
-        y = self.made(
-            self.lib.ggml_mul_mat(self.context, weight.pointer, x.pointer),
-            (*x.shape[:-1], rows[0]),
-            name=weight.name,
-        )
+        if rows != weight.shape:
+            weight = self.view(weight, rows, dense_strides(weight.dtype, rows), 0)
+        y = product.multiply(self, weight, x)
         return self.add(y, w.bias) if bias and w.bias is not None else y
 
     def _matrix(self, weight: Tensor) -> Tensor:
@@ -360,10 +358,7 @@ class Graph:
             raise ShapeMismatch(
                 "expert_linear", weight.name, f"[{n_expert}, *, {x.shape[2]}]", str(list(weight.shape))
             )
-        pointer = self.lib.ggml_mul_mat_id(
-            self.context, weight.pointer, self.contiguous(x).pointer, ids.pointer
-        )
-        return self.made(pointer, (*ids.shape, weight.shape[1]), name=weight.name)
+        return product.multiply_experts(self, weight, x, ids)
 
     def weighted_sum(self, y: Tensor, weights: Tensor) -> Tensor:
         """y: [T, n_used, d], weights: [T, n_used] -> [T, d]."""

@@ -58,7 +58,34 @@ def add(
     prepared = [
         _constant(g, contract, i, x) if x is not None and x.constant else x for i, x in enumerate(operands)
     ]
-    shapes = [x.shape if x is not None else None for x in prepared]
+    starts = [0]
+    for share in g.shares:
+        starts.append(starts[-1] + share.n)
+    call, shape = _call(contract, prepared, states, attributes, starts, [share.slot for share in g.shares])
+    return _append(g, kernels.choose(call), call, prepared, shape, op)
+
+
+def offer(g: Graph, op: str, operands: Sequence[Tensor], n_row: int, name: str) -> Tensor | None:
+    """Append a call without states whose `n_row` rows belong to no sequence; None where no kernel takes it."""
+    kernels = g.kernels[op]
+    known = zip(kernels.contract.inputs, operands, strict=True)
+    if any(x.dtype not in operand.dtype for operand, x in known):
+        return None
+    call, shape = _call(kernels.contract, operands, (), {}, (0, n_row), (0,))
+    kernel = kernels.willing(call)
+    return _append(g, kernel, call, operands, shape, name) if kernel else None
+
+
+def _call(
+    contract: Contract,
+    operands: Sequence[Tensor | None],
+    states: Sequence[State | Pool],
+    attributes: Mapping[str, str | int | float],
+    starts: Sequence[int],
+    slots: Sequence[int],
+) -> tuple[Call, Shape]:
+    """The call, and the shape of its output."""
+    shapes = [x.shape if x is not None else None for x in operands]
     if contract.table is None:
         bound = contract.bind(shapes)
         _check_states(contract, bound, states)
@@ -68,22 +95,24 @@ def add(
     ints, reals = contract.attributes(attributes)
     call = Call(
         contract,
-        [_view(x) for x in prepared],
+        [_view(x) for x in operands],
         [View.dense(s.dtype, s.shape, s.address) for s in states],
         [View.dense("f32", shape)],
         ints,
         reals,
-        max_sequences=len(g.shares),
+        max_sequences=len(slots),
     )
-    starts = [0]
-    for share in g.shares:
-        starts.append(starts[-1] + share.n)
-    call.set_sequences(starts, [share.slot for share in g.shares])
-    kernel = kernels.choose(call)
+    call.set_sequences(starts, slots)
+    return call, shape
+
+
+def _append(
+    g: Graph, kernel: Kernel, call: Call, operands: Sequence[Tensor | None], shape: Shape, name: str
+) -> Tensor:
     need = kernel.plan(call, g.n_threads)
-    sources = [x for x in prepared if x is not None and not x.constant]
-    output, tasks = _nodes(g, kernel, call, need, sources, shape)
-    node = KernelNode(kernel, call, need, prepared, output)
+    sources = [x for x in operands if x is not None and not x.constant]
+    output, tasks = _nodes(g, kernel, call, need, sources, shape, name)
+    node = KernelNode(kernel, call, need, list(operands), output)
     node.tasks = tasks
     g.kernel_nodes.append(node)
     return output
@@ -120,7 +149,7 @@ def _check_states(contract: Contract, bound: Mapping[str, int], states: Sequence
 
 
 def _nodes(
-    g: Graph, kernel: Kernel, call: Call, need: Need, sources: Sequence[Tensor], shape: Shape
+    g: Graph, kernel: Kernel, call: Call, need: Need, sources: Sequence[Tensor], shape: Shape, name: str
 ) -> tuple[Tensor, list[Any]]:
     """ggml gives custom ops no barrier of their own, so every phase is a node; later ones work on the first's output."""
     if len(sources) > ggml.MAX_CUSTOM_SOURCES:
@@ -156,4 +185,4 @@ def _nodes(
             pointer = g.lib.ggml_custom_inplace(
                 g.context, pointer, arguments, len(sources), function, ggml.ALL_THREADS, user
             )
-    return g.made(pointer, shape, name=kernel.op), tasks
+    return g.made(pointer, shape, name=name), tasks

@@ -18,6 +18,10 @@ class Supply:
     contract: Contract
     kernels: tuple[Kernel, ...]
 
+    def willing(self, call: Call) -> Kernel | None:
+        """The first kernel that takes this call."""
+        return next((kernel for kernel in self.kernels if kernel.ask(call).ok), None)
+
     def choose(self, call: Call) -> Kernel:
         """The first kernel that takes this call. Raises KernelFailed with every refusal when none does."""
         refusals = []

@@ -89,7 +89,7 @@ def time_kernel(
             raise KernelFailed(
                 kernel.plugin, kernel.op, "CK_OK", f"differs from ggml's operator by {difference:.1e}"
             )
-        mine, its = _turn_by_turn(ours.run, theirs.run, seconds)
+        mine, its = turn_by_turn(ours.run, theirs.run, seconds)
     per_token = 1e6 / (copies * n_tokens)
     ratios = sorted(b / a for a, b in zip(mine, its, strict=True))
     us, work = statistics.median(mine) * per_token, _work(shape)
@@ -118,7 +118,7 @@ def peak_products(n_threads: int, seconds: float = 0.3) -> float:
         return sum(pool.map(host.multiply_adds, [seconds] * n_threads))
 
 
-def _turn_by_turn(
+def turn_by_turn(
     ours: Callable[[], None], theirs: Callable[[], None], seconds: float
 ) -> tuple[list[float], list[float]]:
     mine: list[float] = []

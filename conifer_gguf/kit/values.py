@@ -71,7 +71,7 @@ def element_type(dtype: str) -> np.dtype[np.generic]:
 
 def _quantise(dtype: str, value: Float64) -> NDArray[np.generic]:
     rows = value.astype(np.float32)
-    if dtype in ("q8_0", "q4_0"):
+    if dtype in ("q8_0", "q4_0", "q5_0"):
         quantised: NDArray[np.generic] = quants.quantize(rows, GGMLQuantizationType[_gguf_name(dtype)])
         return quantised
     # gguf cannot quantise to the K types: random bits are valid blocks once their float16 scales are sane.

@@ -48,7 +48,7 @@ ffi: Final[Any] = FFI()  # Any: the stubs do not know struct members
 ffi.cdef(declarations(_header))
 _constants: Any = ffi.dlopen(None)  # no library is opened: enumerators are found in the declarations
 
-_DTYPES = ("F32", "F16", "BF16", "I8", "I32", "I64", "Q8_0", "Q4_0", "Q4_K", "Q5_K", "Q6_K")
+_DTYPES = ("F32", "F16", "BF16", "I8", "I32", "I64", "Q8_0", "Q4_0", "Q4_K", "Q5_K", "Q6_K", "Q5_0")
 _STATUSES = ("OK", "UNSUPPORTED", "BAD_SHAPE", "NO_MEMORY", "INTERNAL")
 
 DTYPE: Final[dict[str, int]] = {name.lower(): getattr(_constants, f"CK_{name}") for name in _DTYPES}
@@ -70,6 +70,7 @@ BLOCK: Final[dict[str, tuple[int, int]]] = {
     "i64": (1, 8),
     "q8_0": (32, 34),
     "q4_0": (32, 18),
+    "q5_0": (32, 22),
     "q4_k": (256, 144),
     "q5_k": (256, 176),
     "q6_k": (256, 210),

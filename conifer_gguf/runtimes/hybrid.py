@@ -13,6 +13,8 @@ from ..engine.blocks import OP as ATTENTION
 from ..engine.carry import Pools, Saved
 from ..engine.compute import Executor
 from ..engine.graph import Graph, Share
+from ..engine.product import EXPERTS
+from ..engine.product import OP as PRODUCT
 from ..engine.profile import NodeTime
 from ..engine.supply import accelerators, registered_supply
 from ..engine.weights import WeightFile
@@ -63,7 +65,7 @@ class HybridRuntime:
         hp = architecture.Hyper.read(Keys(header))
         weights = WeightFile(header)
         self._closers.append(weights)
-        faster = accelerators((ATTENTION,))
+        faster = accelerators((ATTENTION, PRODUCT, EXPERTS))
         self._pools = Pools(architecture.carry(hp), max_sequences, n_ctx, cache_type, faster.get(ATTENTION))
         self._closers.append(self._pools)
         self.vocabulary = load_vocabulary(header.path)
@@ -94,7 +96,11 @@ class HybridRuntime:
             cache_type=cache_type,
             max_sequences=max_sequences,
             can_trim=False,
-            accelerators={ATTENTION: faster[ATTENTION].kernels[0].plugin} if self._pools.blocks else {},
+            accelerators={
+                op: supply.kernels[0].plugin
+                for op, supply in faster.items()
+                if op != ATTENTION or self._pools.blocks
+            },
         )
 
     def open(self) -> SequenceId:

@@ -204,6 +204,7 @@ def _point(
         machine=results.machine(),
         version=version("conifer-gguf"),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
+        accelerators=opened.info.accelerators,
     )
 
 

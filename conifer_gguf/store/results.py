@@ -10,7 +10,7 @@ import hashlib
 import platform
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -56,6 +56,7 @@ class Measured:
     machine: str
     version: str
     date: str
+    accelerators: dict[str, str] = field(default_factory=dict)  # as in RuntimeInfo
 
     def as_row(self) -> dict[str, object]:
         return asdict(self)

@@ -11,6 +11,8 @@
  * scan_avx2 or scan_base. CK_LANES is the number of floats of a vector there (16, 8, 4); conifer_vector.h lists what can
  * be done with one. The base set is what the compiler targets anyway: SSE2 on x86-64, NEON on arm64.
  *
+ * Before the include, CK_VNNI asks for the 8-bit dot product in the avx512 set: a processor without it then takes avx2.
+ *
  * -DCK_EMULATE_AVX512 compiles the AVX-512 loops alone, for whatever processor the compiler targets: a test that puts an
  * <immintrin.h> of portable C before the compiler's runs them anywhere.
  *
@@ -82,8 +84,13 @@ static inline __attribute__((unused)) void ck_fetch(const float *p, int64_t n) {
 #define CK_SET avx512
 #define CK_LANES 16
 #define CK_REGISTERS 32
-#if defined(__clang__)
+#if defined(__clang__) && defined(CK_VNNI)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,avx512vnni,avx2,fma,f16c"))), apply_to = function)
+#elif defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,f16c"))), apply_to = function)
+#elif defined(CK_VNNI)
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512vl,avx512dq,avx512bw,avx512vnni,avx2,fma,f16c,prefer-vector-width=512")
 #else
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,f16c,prefer-vector-width=512")
@@ -157,7 +164,11 @@ static inline int ck_instruction_set(void) {
             best = CK_SET_AVX2;
             if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
                 __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw")) {
+#if defined(CK_VNNI)
+                best = __builtin_cpu_supports("avx512vnni") ? CK_SET_AVX512 : best;
+#else
                 best = CK_SET_AVX512;
+#endif
             }
         }
 #endif

@@ -25,7 +25,7 @@ from conifer_gguf.ops import contracts
 
 HERE = Path(__file__).parent
 COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
-OPS = ["attention", "causal_conv", "gated_delta", "selective_scan", "ssd_scan"]
+OPS = ["attention", "causal_conv", "gated_delta", "qmatmul", "selective_scan", "ssd_scan"]
 
 
 @pytest.fixture(scope="module", params=OPS)

@@ -30,9 +30,9 @@ def kernels(*definitions: str) -> Mapping[str, Kernel]:
 
 
 @functools.cache
-def attention() -> dict[str, Supply]:
-    """In place of `accelerators`: the bundled attention kernel, of which there is no plain one."""
-    found = {k.op: k for k in load_library(resolve("attention").library).kernels}
+def bundled(*names: str) -> dict[str, Supply]:
+    """In place of `accelerators`: bundled plugins of ops for which there is no plain kernel."""
+    found = {k.op: k for name in names for k in load_library(resolve(name).library).kernels}
     return {op: Supply(contracts()[op], (kernel,)) for op, kernel in found.items()}
 
 

@@ -27,7 +27,7 @@ def load(monkeypatch: pytest.MonkeyPatch, **settings: object) -> HybridRuntime:
 
 @pytest.fixture(name="model")
 def on_our_attention(monkeypatch: pytest.MonkeyPatch) -> Iterator[HybridRuntime]:
-    monkeypatch.setattr(hybrid, "accelerators", lambda ops: plain_kernels.attention())
+    monkeypatch.setattr(hybrid, "accelerators", lambda ops: plain_kernels.bundled("attention"))
     model = load(monkeypatch)
     yield model
     model.shutdown()

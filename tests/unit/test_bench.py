@@ -9,7 +9,7 @@ import click
 import numpy as np
 import pytest
 
-from conifer_gguf.cli.bench import Depths
+from conifer_gguf.cli.bench import Depths, accelerated
 from conifer_gguf.cli.compare import Split
 from conifer_gguf.engine.memory import CACHE_BYTES
 from conifer_gguf.gguf import read_header
@@ -171,3 +171,8 @@ def test_results_that_cannot_be_read_are_none(home: Path) -> None:
     (kept,) = home.glob("bench/*/*.json")
     kept.write_text('[{"model": "m"}]')
     assert results.results(GRANITE) == ()
+
+
+def test_a_row_says_who_computed_products_and_attention() -> None:
+    ours = dataclasses.replace(POINT, accelerators={"conifer.qmatmul/1": "org.conifer.qmatmul"})
+    assert accelerated(ours) == "attention by ggml, products by org.conifer.qmatmul"

@@ -7,6 +7,9 @@
 #include <simde/x86/avx512.h>
 #include <simde/x86/fma.h>
 
+#include <math.h>
+#include <string.h>
+
 typedef simde__mmask16 __mmask16;
 #ifndef _MM_FROUND_NO_EXC
 #define _MM_FROUND_NO_EXC SIMDE_MM_FROUND_NO_EXC
@@ -45,6 +48,40 @@ static inline __attribute__((unused)) float emulated_reduce_add_ps(__m512 v) {
     return held[0];
 }
 
+/* float16 to float, exact, subnormal numbers included. */
+static inline __attribute__((unused)) __m512 emulated_cvtph_ps(__m256i v) {
+    uint16_t bits[16];
+    float held[16];
+    memcpy(bits, &v, sizeof bits);
+    for (int i = 0; i < 16; i++) {
+        const int exponent = bits[i] >> 10 & 31, fraction = bits[i] & 1023;
+        const float size = exponent == 31 ? (fraction ? NAN : INFINITY)
+                                          : ldexpf((float)(exponent ? fraction | 1024 : fraction), (exponent ? exponent : 1) - 25);
+        held[i] = bits[i] & 0x8000 ? -size : size;
+    }
+    return _mm512_loadu_ps(held);
+}
+
+static inline __attribute__((unused)) __m256i emulated_cvtepi32_epi16(__m512i v) {
+    int32_t from[16];
+    int16_t to[16];
+    __m256i made;
+    memcpy(from, &v, sizeof from);
+    for (int i = 0; i < 16; i++) {
+        to[i] = (int16_t)from[i];
+    }
+    memcpy(&made, to, sizeof made);
+    return made;
+}
+
+#ifndef _mm512_cvtph_ps
+#define _mm512_cvtph_ps emulated_cvtph_ps
+#endif
+#ifndef _mm512_cvtepi32_epi16
+#define _mm512_cvtepi32_epi16 emulated_cvtepi32_epi16
+#endif
+#undef _mm512_madd_epi16 /* SIMDe gives it the arguments of its masked form */
+#define _mm512_madd_epi16 simde_mm512_madd_epi16
 #ifndef _mm512_maskz_loadu_ps
 #define _mm512_maskz_loadu_ps emulated_maskz_loadu_ps
 #endif

@@ -1,0 +1,40 @@
+"""Products with a weight matrix: a registered kernel's where it takes the weight's type, ggml's otherwise."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from . import kernel_node
+from .tensor import Tensor, dense_strides
+
+if TYPE_CHECKING:
+    from .graph import Graph
+
+OP = "conifer.qmatmul/1"
+EXPERTS = "conifer.expert_matmul/1"
+
+
+def multiply(g: Graph, weight: Tensor, x: Tensor) -> Tensor:
+    """weight: [d_out, d_in], x: [..., d_in] -> [..., d_out]. A row's bits depend on no other row with a kernel."""
+    d_out, d_in = weight.shape
+    if OP in g.kernels:
+        n = math.prod(x.shape[:-1])
+        rows = x if len(x.shape) == 2 else g.view(g.contiguous(x), (n, d_in), (4 * d_in, 4), 0)
+        y = kernel_node.offer(g, OP, (rows, weight), n, weight.name)
+        if y is not None:
+            shape = (*x.shape[:-1], d_out)
+            return y if len(x.shape) == 2 else g.view(y, shape, dense_strides("f32", shape), 0)
+    pointer = g.lib.ggml_mul_mat(g.context, weight.pointer, x.pointer)
+    return g.made(pointer, (*x.shape[:-1], d_out), name=weight.name)
+
+
+def multiply_experts(g: Graph, weight: Tensor, x: Tensor, ids: Tensor) -> Tensor:
+    """weight: [n_expert, d_out, d_in], x: [T, 1 or n_used, d_in], ids: [T, n_used] -> [T, n_used, d_out]."""
+    x = g.contiguous(x)
+    if EXPERTS in g.kernels:
+        y = kernel_node.offer(g, EXPERTS, (ids, x, weight), x.shape[0], weight.name)
+        if y is not None:
+            return y
+    pointer = g.lib.ggml_mul_mat_id(g.context, weight.pointer, x.pointer, ids.pointer)
+    return g.made(pointer, (*ids.shape, weight.shape[1]), name=weight.name)

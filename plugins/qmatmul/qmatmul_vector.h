@@ -1,0 +1,220 @@
+/* What a product needs of integer vectors, for one instruction set. Included by qmatmul_loops.h.
+ *
+ * A vector is CK_LANES 32-bit lanes, one for each row of the weight; a *step* is 4 inputs, so a lane holds 4 bytes of its row.
+ *
+ * AVX2 multiplies bytes into 16-bit sums, which overflow after a few steps. AVX-512 VNNI, NEON and plain C sum in 32 bits at
+ * once. The integers are exact in each of them. */
+
+/* Leaves a sum where it is. Otherwise GCC copies sums from register to register, which halves the speed of AVX-512, and on AVX2
+ * makes a tree of them, for which there are not enough registers. */
+#if defined(CK_EMULATE_AVX512)
+#define QM_KEEP(v) (void)(v)
+#elif CK_LANES == 16
+#define QM_KEEP(v) __asm__("" : "+v"(v))
+#else
+#define QM_KEEP(v) __asm__("" : "+x"(v))
+#endif
+
+/* The 16 bytes from `at` of each fourth row: rows 0, 4, 8 ... of `row`. */
+CK_FN ck_ints CK_ISA(every_fourth)(const uint8_t *const *row, int64_t at) {
+#if CK_LANES == 16
+    __m512i v = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)(row[0] + at)));
+    v = _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i *)(row[4] + at)), 1);
+    v = _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i *)(row[8] + at)), 2);
+    return (ck_ints)_mm512_inserti32x4(v, _mm_loadu_si128((const __m128i *)(row[12] + at)), 3);
+#elif CK_LANES == 8
+    const __m256i v = _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(row[0] + at)));
+    return (ck_ints)_mm256_inserti128_si256(v, _mm_loadu_si128((const __m128i *)(row[4] + at)), 1);
+#else
+    ck_ints v;
+    memcpy(&v, row[0] + at, sizeof v);
+    return v;
+#endif
+}
+
+#if CK_LANES == 16
+#define QM_LOW 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29
+#define QM_HIGH 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31
+#define QM_LOW_PAIR 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29
+#define QM_HIGH_PAIR 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31
+#elif CK_LANES == 8
+#define QM_LOW 0, 8, 1, 9, 4, 12, 5, 13
+#define QM_HIGH 2, 10, 3, 11, 6, 14, 7, 15
+#define QM_LOW_PAIR 0, 1, 8, 9, 4, 5, 12, 13
+#define QM_HIGH_PAIR 2, 3, 10, 11, 6, 7, 14, 15
+#else
+#define QM_LOW 0, 4, 1, 5
+#define QM_HIGH 2, 6, 3, 7
+#define QM_LOW_PAIR 0, 1, 4, 5
+#define QM_HIGH_PAIR 2, 3, 6, 7
+#endif
+
+/* 16 bytes of every row, turned: to[i] holds bytes 4 i .. 4 i + 3, lane by lane. */
+CK_FN void CK_ISA(turn_16)(const uint8_t *const *row, int64_t at, ck_ints *to) {
+    const ck_ints a = CK_ISA(every_fourth)(row, at), b = CK_ISA(every_fourth)(row + 1, at);
+    const ck_ints c = CK_ISA(every_fourth)(row + 2, at), d = CK_ISA(every_fourth)(row + 3, at);
+    const ck_ints ab = __builtin_shufflevector(a, b, QM_LOW), cd = __builtin_shufflevector(c, d, QM_LOW);
+    const ck_ints AB = __builtin_shufflevector(a, b, QM_HIGH), CD = __builtin_shufflevector(c, d, QM_HIGH);
+    to[0] = __builtin_shufflevector(ab, cd, QM_LOW_PAIR);
+    to[1] = __builtin_shufflevector(ab, cd, QM_HIGH_PAIR);
+    to[2] = __builtin_shufflevector(AB, CD, QM_LOW_PAIR);
+    to[3] = __builtin_shufflevector(AB, CD, QM_HIGH_PAIR);
+}
+#undef QM_LOW
+#undef QM_HIGH
+#undef QM_LOW_PAIR
+#undef QM_HIGH_PAIR
+
+CK_FN void CK_ISA(turn_32)(const uint8_t *const *row, int64_t at, ck_ints *to) {
+    CK_ISA(turn_16)(row, at, to);
+    CK_ISA(turn_16)(row, at + 16, to + 4);
+}
+
+CK_FN ck_ints CK_ISA(all_ints)(int32_t x) { return x - (ck_ints){0}; }
+
+/* A dword in every lane. */
+CK_FN ck_ints CK_ISA(dword)(const void *p) {
+    int32_t x;
+    memcpy(&x, p, sizeof x);
+    return CK_ISA(all_ints)(x);
+}
+
+/* float16 bit patterns, one in the low half of each lane, subnormal ones included. */
+CK_FN ckv CK_ISA(from_half)(ck_ints h) {
+#if CK_LANES == 16
+    return (ckv)_mm512_cvtph_ps(_mm512_cvtepi32_epi16((__m512i)h));
+#elif CK_LANES == 8
+    const __m256i low = _mm256_and_si256((__m256i)h, _mm256_set1_epi32(0xffff));
+    const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(low, low), 0x08);
+    return (ckv)_mm256_cvtph_ps(_mm256_castsi256_si128(packed));
+#else
+    const ck_ints size = h & 0x7fff, exponent = size & 0x7c00;
+    const ck_ints normal = (size << 13) + (112 << 23);
+    const ck_ints small = (ck_ints)(__builtin_convertvector(size, ckv) * 0x1p-24f);
+    const ck_ints other = (size << 13) | 0x7f800000; /* infinity and NaN */
+    const ck_ints is_small = exponent == 0, is_other = exponent == 0x7c00;
+    const ck_ints bits = (is_small & small) | (is_other & other) | (~(is_small | is_other) & normal);
+    return (ckv)(bits | (h & 0x8000) << 16);
+#endif
+}
+
+/* A *fold* is FOLD steps, after which a sum of products is multiplied by the scale of its inputs. What the sum may hold:
+ *   AVX2     16 bits, summed in 16: 2 * 127 * (largest weight) * steps < 2^15; weights of 8 bits go as two halves of 4
+ *   AVX-512  16 bits, summed in 32; weights less their centre, so that 8 steps fit: 8 * 127 * 32 < 2^15 (Q4_K; else see `wide`)
+ *   others   32 bits */
+#if CK_LANES == 8
+#define QM_FOLD(type) ((type) == CK_Q6_K ? 2 : (type) == CK_Q5_K || (type) == CK_Q5_0 ? 4 : 8)
+#define QM_HALVES(type) ((type) == CK_Q8_0 ? 2 : 1)
+#define QM_CENTRE(type) 0
+#else
+#define QM_FOLD(type) ((type) == CK_Q6_K ? 4 : 8)
+#define QM_HALVES(type) 1
+#define QM_CENTRE(type) ((type) == CK_Q4_K ? 8 : (type) == CK_Q5_K ? 16 : (type) == CK_Q6_K ? 32 : 0)
+#endif
+/* What stored weights of the other types exceed the signed ones by; VNNI and AVX2 want unsigned ones. */
+#define QM_OFFSET(type) \
+    ((type) == CK_Q4_0 ? 8 : (type) == CK_Q5_0 ? 16 : (type) == CK_Q8_0 && (CK_LANES == 16 || CK_LANES == 8) ? 128 : 0)
+
+/* sum + the products of one step: w holds weights 0 .. 255 (plain C and NEON: -128 .. 127), x activations -127 .. 127. */
+CK_FN ck_ints CK_ISA(step)(ck_ints sum, ck_ints w, ck_ints x) {
+#if CK_LANES == 16
+    __m512i added = _mm512_dpbusd_epi32((__m512i)sum, (__m512i)w, (__m512i)x);
+    QM_KEEP(added);
+    return (ck_ints)added;
+#elif CK_LANES == 8
+    __m256i added = _mm256_add_epi16((__m256i)sum, _mm256_maddubs_epi16((__m256i)w, (__m256i)x));
+    QM_KEEP(added);
+    return (ck_ints)added;
+#elif defined(__aarch64__)
+    const int8x16_t a = (int8x16_t)w, b = (int8x16_t)x;
+    const int16x8_t low = vmull_s8(vget_low_s8(a), vget_low_s8(b)), high = vmull_s8(vget_high_s8(a), vget_high_s8(b));
+    return sum + (ck_ints)vpaddq_s32(vpaddlq_s16(low), vpaddlq_s16(high));
+#else
+    for (int i = 0; i < 4; i++) {
+        sum += ((w << (24 - 8 * i)) >> 24) * ((x << (24 - 8 * i)) >> 24);
+    }
+    return sum;
+#endif
+}
+
+/* total + scale * sum, where `scale` is what `scale` made. Of a sum that is not `wide` the low 16 bits say everything. */
+CK_FN ck_ints CK_ISA(fold)(int wide, ck_ints total, ck_ints sum, ck_ints scale) {
+#if CK_LANES == 16
+    return wide ? total + sum * ((scale << 16) >> 16)
+                : (ck_ints)_mm512_dpwssd_epi32((__m512i)total, (__m512i)sum, (__m512i)scale);
+#elif CK_LANES == 8
+    (void)wide;
+    return total + (ck_ints)_mm256_madd_epi16((__m256i)sum, (__m256i)scale);
+#else
+    (void)wide;
+    return total + sum * scale;
+#endif
+}
+
+/* A scale, -128 .. 127 in each lane, as `fold` takes it. */
+CK_FN ck_ints CK_ISA(scale)(ck_ints s) {
+#if CK_LANES == 16
+    return s & 0xffff;
+#elif CK_LANES == 8
+    return (s & 0xffff) | (s << 16);
+#else
+    return s;
+#endif
+}
+
+#if CK_LANES == 8
+/* total + a[0] b[0] + a[1] b[1] of the two 16-bit numbers in each lane. */
+CK_FN ck_ints CK_ISA(add_pairs)(ck_ints total, ck_ints a, ck_ints b) {
+    return total + (ck_ints)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+}
+#endif
+
+/* ---- rounding */
+
+CK_FN float CK_ISA(largest)(ckv v) {
+#if CK_LANES == 16
+    return _mm512_reduce_max_ps((__m512)v);
+#else
+    float most = v[0];
+    for (int i = 1; i < CK_LANES; i++) {
+        most = v[i] > most ? v[i] : most;
+    }
+    return most;
+#endif
+}
+
+/* 16 numbers of -128 .. 127 as bytes. */
+CK_FN void CK_ISA(narrow_16)(const ck_ints *q, int8_t *to) {
+#if CK_LANES == 16
+    _mm_storeu_si128((__m128i *)to, _mm512_cvtepi32_epi8((__m512i)q[0]));
+#elif CK_LANES == 8
+    const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32((__m256i)q[0], (__m256i)q[1]), 0xd8);
+    const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    _mm_storeu_si128((__m128i *)to, bytes);
+#else
+    for (int i = 0; i < 16; i++) {
+        to[i] = (int8_t)q[i / CK_LANES][i % CK_LANES];
+    }
+#endif
+}
+
+CK_FN int32_t CK_ISA(sum_of)(ck_ints v) {
+#if CK_LANES == 16
+    return _mm512_reduce_add_epi32((__m512i)v);
+#else
+    int32_t sum = v[0];
+    for (int i = 1; i < CK_LANES; i++) {
+        sum += v[i];
+    }
+    return sum;
+#endif
+}
+
+/* The sums of CK_LANES vectors of numbers below 2^20, that of rows[i] in lane i. */
+CK_FN ck_ints CK_ISA(sums_of)(const ck_ints *rows) {
+    ckv exact[CK_LANES];
+    for (int i = 0; i < CK_LANES; i++) {
+        exact[i] = __builtin_convertvector(rows[i], ckv);
+    }
+    return __builtin_convertvector(ck_sums(exact), ck_ints);
+}

@@ -1,0 +1,63 @@
+"""The hybrid runtime on the bundled product: neither a cut of the prompt nor another sequence changes a bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import plain_kernels
+import pytest
+
+from conifer_gguf.arch import architectures
+from conifer_gguf.engine.product import EXPERTS, OP
+from conifer_gguf.gguf import read_header
+from conifer_gguf.runtimes import hybrid
+from conifer_gguf.runtimes.hybrid import HybridRuntime
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(name="model")
+def on_our_product(monkeypatch: pytest.MonkeyPatch) -> Iterator[HybridRuntime]:
+    supply = plain_kernels.bundled("attention", "qmatmul")
+    monkeypatch.setattr(hybrid, "registered_supply", plain_kernels.supply)
+    monkeypatch.setattr(hybrid, "accelerators", lambda ops: supply)
+    header = read_header(HERE / "granite_moe" / "model-f32.gguf")
+    model = HybridRuntime(
+        header, architectures()[header.architecture], n_ctx=256, n_threads=2, max_sequences=2
+    )
+    yield model
+    model.shutdown()
+
+
+def some_tokens(n: int, n_vocab: int) -> list[int]:
+    return [int(t) for t in np.random.default_rng(0).integers(0, n_vocab, n)]
+
+
+def test_the_runtime_says_whose_products_they_are(model: HybridRuntime) -> None:
+    assert model.info.accelerators[OP] == model.info.accelerators[EXPERTS] == "org.conifer.qmatmul"
+
+
+def test_every_weight_goes_through_the_kernel(model: HybridRuntime) -> None:
+    sequence = model.open()
+    tokens = np.array(some_tokens(3, model.info.n_vocab), np.int32)
+    operations = {t.operation for t in model.measure(hybrid.Share(sequence, 0, 3), tokens)}
+    assert not operations & {"MUL_MAT", "MUL_MAT_ID"}
+
+
+def test_a_cut_of_the_prompt_changes_no_bit(model: HybridRuntime) -> None:
+    tokens = some_tokens(60, model.info.n_vocab)
+    whole, pieces = model.open(), model.open()
+    expected = model.advance({whole: tokens}, logits="all")[whole]
+    got = [model.advance({pieces: tokens[a:b]}, logits="all")[pieces] for a, b in ((0, 1), (1, 3), (3, 60))]
+    assert np.array_equal(np.concatenate(got), expected)
+
+
+def test_another_sequence_in_the_step_changes_no_bit(model: HybridRuntime) -> None:
+    tokens = some_tokens(70, model.info.n_vocab)
+    first, other = model.open(), model.open()
+    together = model.advance({first: tokens[:31], other: tokens[31:]})
+    model.close(other)
+    alone = model.open()
+    assert np.array_equal(model.advance({alone: tokens[31:]})[alone], together[other])
