@@ -27,9 +27,7 @@ def compiled_from_portable_c(name: str, into: Path) -> Path:
     library = into / f"{name}.so"
     # First on the path stands an <immintrin.h> of ours. -Wno-psabi: no vector crosses a function that is not inlined.
     include = [f"-I{HERE / 'emulated'}", f"-I{settings.include_dir()}", f"-I{folder}"]
-    # The product's many unrolled tiles take gcc minutes when it optimises, and run once or twice here.
-    level = "-O0" if name == "qmatmul" else "-O1"
-    flags = [*FLAGS, level, "-Wno-psabi", "-DCK_EMULATE_AVX512", *include]
+    flags = [*FLAGS, "-O1", "-Wno-psabi", "-DCK_EMULATE_AVX512", *include]
     subprocess.run(["gcc", *flags, str(folder / f"{name}.c"), "-o", str(library), "-lm"], check=True)
     return library
 

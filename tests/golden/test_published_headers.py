@@ -18,7 +18,12 @@ from conifer_gguf.engine.weights import WeightFile
 from conifer_gguf.gguf import Header, read_header
 from conifer_gguf.store.catalog import Entry, catalog
 
-ENTRIES = [entry for entry in catalog().entries if entry.architecture in published_headers.FAMILIES]
+# conifer-demo comes with its file, which other tests read whole.
+ENTRIES = [
+    entry
+    for entry in catalog().entries
+    if entry.architecture in published_headers.FAMILIES and entry.name != "conifer-demo"
+]
 STORED_TWICE = {"jamba-reasoning-3b": 65536 * 2560}  # tied in the configuration, two matrices in the file
 
 
@@ -35,7 +40,7 @@ def header(entry: Entry, tmp_path: Path) -> Header:
 
 def test_every_row_that_an_architecture_here_runs_has_a_header() -> None:
     ours = {entry.name for entry in catalog().entries if entry.architecture in architectures()}
-    assert ours == set(published_headers.ROWS)
+    assert ours - {"conifer-demo"} == set(published_headers.ROWS)
 
 
 def test_the_tensors_hold_the_published_number_of_parameters(entry: Entry) -> None:

@@ -74,6 +74,45 @@ static inline __attribute__((unused)) __m256i emulated_cvtepi32_epi16(__m512i v)
     return made;
 }
 
+static inline __attribute__((unused)) __m128i emulated_cvtepi32_epi8(__m512i v) {
+    int32_t from[16];
+    int8_t  to[16];
+    __m128i made;
+    memcpy(from, &v, sizeof from);
+    for (int i = 0; i < 16; i++) {
+        to[i] = (int8_t)from[i];
+    }
+    memcpy(&made, to, sizeof made);
+    return made;
+}
+
+static inline __attribute__((unused)) int32_t emulated_reduce_add_epi32(__m512i v) {
+    int32_t held[16], sum = 0;
+    memcpy(held, &v, sizeof held);
+    for (int i = 0; i < 16; i++) {
+        sum += held[i];
+    }
+    return sum;
+}
+
+static inline __attribute__((unused)) float emulated_reduce_max_ps(__m512 v) {
+    float held[16];
+    _mm512_storeu_ps(held, v);
+    for (int i = 1; i < 16; i++) {
+        held[0] = held[i] > held[0] ? held[i] : held[0];
+    }
+    return held[0];
+}
+
+#ifndef _mm512_cvtepi32_epi8
+#define _mm512_cvtepi32_epi8 emulated_cvtepi32_epi8
+#endif
+#ifndef _mm512_reduce_add_epi32
+#define _mm512_reduce_add_epi32 emulated_reduce_add_epi32
+#endif
+#ifndef _mm512_reduce_max_ps
+#define _mm512_reduce_max_ps emulated_reduce_max_ps
+#endif
 #ifndef _mm512_cvtph_ps
 #define _mm512_cvtph_ps emulated_cvtph_ps
 #endif
