@@ -60,7 +60,14 @@ class ProductTiming:
     ggml_error: float
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Its own fields and those that every row has."""
+        return {
+            "op": OP,
+            "shape": f"{self.n_out} x {self.n_in} {self.dtype}",
+            "us_per_token": self.us / self.n_tokens,
+            "ggml_us_per_token": self.ggml_us / self.n_tokens,
+            **asdict(self),
+        }
 
 
 def time_product(

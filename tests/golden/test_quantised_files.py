@@ -38,8 +38,9 @@ def logits(runtime: Any, tokens: list[int]) -> Any:
 
 @pytest.mark.parametrize("quant", FTYPES)
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.usefixtures("plain_kernels")
-def test_logits_are_as_close_as_llama_cpps_own_rounding(case: str, quant: str, tmp_path: Path) -> None:
+def test_logits_are_as_close_as_llama_cpps_own_rounding(
+    case: str, quant: str, plain_kernels: tuple[str, ...], tmp_path: Path
+) -> None:
     file = requantised(HERE / case / "model-f32.gguf", tmp_path / f"{quant}.gguf", FTYPES[quant])
     weights = requantised(file, tmp_path / "expanded.gguf", EXPANDED)
     tokens, *_ = reference_of(case)
@@ -49,6 +50,8 @@ def test_logits_are_as_close_as_llama_cpps_own_rounding(case: str, quant: str, t
     exact = logits(LlamaRuntime(weights, **SETTINGS), tokens)
     rounding = relative_rms(theirs, exact)
     assert rounding > 1e-4  # something was quantised
-    assert relative_rms(ours, theirs) <= rounding
+    # Our product rounds activations as accurately, but not in step with ggml's: two errors of that size.
+    apart = np.sqrt(2) if "conifer.qmatmul/1" in plain_kernels else 1
+    assert relative_rms(ours, theirs) <= apart * rounding
     assert relative_rms(ours, exact) <= 1.1 * rounding
     assert np.isfinite(ours).all()
