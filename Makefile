@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-MODEL ?= conifer-demo-dense
+MODEL ?= smollm2-135m
 PYTEST_ARGS ?=
 
 PACKAGE := $(shell find conifer_gguf native plugins catalog -type f \
@@ -10,7 +10,7 @@ PACKAGE := $(shell find conifer_gguf native plugins catalog -type f \
 
 .PHONY: serve test check lint native plugin clean
 
-serve: $(VENV)/.installed ## install, serve a model that comes with it, print the address
+serve: $(VENV)/.installed ## install, pull the default model, serve, print the address
 	$(BIN)/conifer-gguf serve --model $(MODEL) --pull
 
 test: $(VENV)/.tests-installed ## the whole suite; what this machine lacks is skipped with its reason
