@@ -171,8 +171,12 @@ def test_a_library_without_the_op_that_was_asked_for_fails(compiled: Compile) ->
 
 @pytest.mark.parametrize("op", sorted(contracts()))
 def test_every_op_states_its_tolerance_with_a_reason(op: str) -> None:
-    table = tomllib.loads((contracts()[op].folder / "op.toml").read_text("utf-8"))["kit"]
-    assert 0 < table["rtol"] <= 1e-4
+    text = (contracts()[op].folder / "op.toml").read_text("utf-8")
+    table = tomllib.loads(text)["kit"]
+    rounds_activations = (
+        '"q8_0"' in text and op != "conifer.attention/1"
+    )  # to 8 bits, as quantised products do
+    assert 0 < table["rtol"] <= (5e-2 if rounds_activations else 1e-4)
     assert len(table["reason"]) > 20
 
 
