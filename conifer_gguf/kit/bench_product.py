@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..native_api import host
+from ..native_api.call import Role
 from ..native_api.kernels import Call, Kernel, View
 from ..native_api.memory import Region
 from ..ops import Contract
@@ -152,8 +153,13 @@ class _Sides:
         backend.set(activations, x)
         for w, call, output in zip(weights, self._calls, self._ours, strict=True):
             backend.set(w, weight.stored)
-            for role, i, tensor in (("input", 0, activations), ("input", 1, w), ("output", 0, output)):
-                call.set_data(role, i, host.address(backend.lib.ggml_get_data(tensor)))  # type: ignore[arg-type]
+            places: tuple[tuple[Role, int, Any], ...] = (
+                ("input", 0, activations),
+                ("input", 1, w),
+                ("output", 0, output),
+            )
+            for role, i, tensor in places:
+                call.set_data(role, i, host.address(backend.lib.ggml_get_data(tensor)))
             call.set_sequences([0, len(x)], [0])
 
     def ours(self) -> None:
