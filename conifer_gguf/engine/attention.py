@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..errors import ShapeMismatch
+from ..native_api import ggml
 from . import kernel_node
 from .blocks import OP, BlockCache
 from .carry import AttentionCache
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 
 Cache = AttentionCache | BlockCache
+# ggml's flash attention sums in float32 from this many queries on. Below, it sums f16 values in f16: rms error 2e-2 after
+# 32k tokens.
+SUMMED_IN_F32 = 64
 
 
 def attend(g: Graph, q: Tensor, k: Tensor, v: Tensor | None, cache: Cache, scale: float) -> Tensor:
@@ -64,6 +68,9 @@ def _attend_one(g: Graph, index: int, q: Tensor, cache: AttentionCache, scale: f
     mask = g.input(f"mask.{index}", "f16", (n, n_kv))
     keys = _heads(g, cache.k, cache, share.slot, n_kv, spec.d_k)
     values = _heads(g, cache.v, cache, share.slot, n_kv, spec.d_v)
+    if cache.dtype == "f16" and n < SUMMED_IN_F32:
+        wide = g.lib.ggml_cast(g.context, values.pointer, ggml.TYPES_BY_NAME["f32"])
+        values = g.made(wide, values.shape)
     swapped = g.lib.ggml_permute(g.context, q.pointer, 0, 2, 1, 3)
     out = g.lib.ggml_flash_attn_ext(
         g.context, swapped, keys.pointer, values.pointer, mask.pointer, scale, 0.0, 0.0

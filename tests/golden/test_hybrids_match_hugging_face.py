@@ -141,17 +141,19 @@ class TestOnPlainKernels:
             assert np.array_equal(model.advance({restored: tokens[77:91]})[restored], then)
 
 
+@pytest.mark.parametrize("flash", [True, False])
 @pytest.mark.parametrize("case", ATTENDING)
 @pytest.mark.usefixtures("plain_kernels")
-def test_an_f16_cache_costs_no_more_than_with_llama_cpps_flash_attention(case: str) -> None:
+def test_an_f16_cache_costs_no_more_than_with_llama_cpp(case: str, flash: bool) -> None:
     tokens, expected, _ = reference_of(case)
+    pieces = [tokens[:80], *([t] for t in tokens[80:])]
     with runtime(case, cache_type="f16") as model:
-        ours = relative_rms(in_pieces(model, [tokens[:80], *([t] for t in tokens[80:])]), expected)
+        ours = relative_rms(in_pieces(model, pieces), expected)
     theirs = LlamaRuntime(
-        HERE / case / "model-f32.gguf", n_ctx=256, n_threads=2, cache_type="f16", flash=True
+        HERE / case / "model-f32.gguf", n_ctx=256, n_threads=2, cache_type="f16", flash=flash
     )
     try:
-        other = relative_rms(in_pieces(theirs, [tokens[:80], *([t] for t in tokens[80:])]), expected)
+        other = relative_rms(in_pieces(theirs, pieces), expected)
     finally:
         theirs.shutdown()
     assert ours <= 1.05 * other
