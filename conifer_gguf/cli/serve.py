@@ -11,8 +11,6 @@ from typing import NoReturn
 import click
 import waitress
 
-from ..arch import geometry
-from ..engine import memory
 from ..errors import BadModelFile, BadRequest
 from ..gguf import read_header
 from ..native_api import registry
@@ -21,7 +19,7 @@ from ..service.residency import EngineOptions, Residency
 from ..settings import API_KEY, REGISTER, format_bytes
 from ..store import library
 from ..web.app import LOOPBACK, ServerOptions, create_app
-from ..worker.load import DEFAULT_WINDOW
+from ..worker.load import plan_for
 from . import _options, _pull, render
 from ._progress import working
 
@@ -196,15 +194,8 @@ def state_of(local: library.LocalModel, requested: str) -> tuple[str, tuple[str,
 def plan_line(model: library.LocalModel, options: EngineOptions) -> str:
     """The memory plan in one line. Raises DoesNotFit."""
     header = read_header(model.path)
-    plan = memory.fit(
-        model.name,
-        geometry(header),
-        n_ctx=options.n_ctx,
-        cache_type=options.cache_type,
-        n_sequences=options.parallel,
-        default_limit=DEFAULT_WINDOW,
-        runtime=status.of_file(header, options.runtime).runtime,
-    )
+    runtime = status.of_file(header, options.runtime).runtime
+    plan = plan_for(model.name, header, runtime, options.n_ctx, options.cache_type, options.parallel)
     parts = [f"weights {format_bytes(plan.weights)}", f"cache {format_bytes(plan.cache)}"]
     if plan.carry:
         parts.append(f"carry {format_bytes(plan.carry)}")

@@ -161,12 +161,13 @@ def plan(
     cache_type: str = "f16",
     n_sequences: int = 1,
     runtime: str | None = "llama.cpp",
+    attention_kernel: bool = False,
 ) -> Plan:
-    """What a window of `n_ctx` tokens for each of `n_sequences` costs."""
+    """What a window of `n_ctx` tokens for each of `n_sequences` costs. `attention_kernel`: one is registered."""
     padded = -(-n_ctx // CONTEXT_STEP) * CONTEXT_STEP
     flash, scratch = True, 0
     if runtime == "hybrid":
-        scratch = _hybrid_scratch(shape, padded)
+        scratch = _hybrid_scratch(shape, padded, cache_type, attention_kernel)
     else:
         flash, scratch = _llama_scratch(shape, padded * n_sequences, cache_type)
     return Plan(
@@ -190,10 +191,15 @@ def _llama_scratch(shape: Geometry, n_rows: int, cache_type: str) -> tuple[bool,
     return flash, 4 * BATCH * (4 * shape.n_ff + 8 * shape.n_embd) + (0 if flash else scores)
 
 
-def _hybrid_scratch(shape: Geometry, n_rows: int) -> int:
-    """The widest activations of one prefill step, and attention's mask, one f16 a token and row of a sequence."""
-    mask = 2 * BATCH * n_rows if shape.cache_elements else 0
-    return 4 * BATCH * (2 * shape.n_ff + 4 * shape.n_embd) + mask
+def _hybrid_scratch(shape: Geometry, n_rows: int, cache_type: str, attention_kernel: bool) -> int:
+    """The widest activations of one prefill step. ggml's attention wants a mask besides, one f16 a token and row of a
+    sequence, and for one token an f16 layer's values in float32."""
+    activations = 4 * BATCH * (2 * shape.n_ff + 4 * shape.n_embd)
+    if attention_kernel or not shape.cache_elements:
+        return activations
+    layers = sum(kind in ("attention", "both") for kind in shape.layer_kinds)
+    values = 4 * n_rows * shape.cache_elements // layers // 2 if cache_type == "f16" else 0
+    return max(activations + 2 * BATCH * n_rows, values)
 
 
 def free_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
@@ -223,6 +229,7 @@ def fit(
     free: int | None = None,
     default_limit: int | None = None,
     runtime: str | None = "llama.cpp",
+    attention_kernel: bool = False,
 ) -> Plan:
     """The plan for `n_ctx`, or for the largest window that is useful and fits.
 
@@ -232,7 +239,14 @@ def fit(
     free = free_memory() if free is None else free
     native = shape.n_ctx_train or LEAST_CONTEXT
     wanted = n_ctx if n_ctx is not None else min(native, default_limit or native)
-    planned = functools.partial(plan, shape, cache_type=cache_type, n_sequences=n_sequences, runtime=runtime)
+    planned = functools.partial(
+        plan,
+        shape,
+        cache_type=cache_type,
+        n_sequences=n_sequences,
+        runtime=runtime,
+        attention_kernel=attention_kernel,
+    )
     wish = planned(wanted)
     if wish.total <= free:
         return wish

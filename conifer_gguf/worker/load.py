@@ -8,8 +8,10 @@ from typing import Any, get_args
 
 from ..arch import architectures, geometry
 from ..engine import memory
+from ..engine.blocks import OP as ATTENTION
 from ..errors import BadRequest
-from ..gguf import read_header
+from ..gguf import Header, read_header
+from ..native_api import registry
 from ..runtimes.base import CacheType, Runtime
 from ..runtimes.choose import Choice, require
 from ..runtimes.hybrid import HybridRuntime
@@ -24,6 +26,27 @@ class LoadedModel:
     runtime: Runtime
     choice: Choice
     plan: memory.Plan
+
+
+def plan_for(
+    name: str,
+    header: Header,
+    runtime: str | None,
+    n_ctx: int | None = None,
+    cache_type: str = "f16",
+    n_sequences: int = 1,
+) -> memory.Plan:
+    """What loading this file would take. Raises DoesNotFit."""
+    return memory.fit(
+        name,
+        geometry(header),
+        n_ctx=n_ctx,
+        cache_type=cache_type,
+        n_sequences=n_sequences,
+        default_limit=DEFAULT_WINDOW,
+        runtime=runtime,
+        attention_kernel=not registry.missing((ATTENTION,)),
+    )
 
 
 def open_runtime(
@@ -50,17 +73,8 @@ def open_runtime(
         if value is not None and value < 1:
             raise BadRequest(f"`{parameter}` is {value}, at least 1 is needed", parameter)
     header = read_header(path)
-    shape = geometry(header)
     choice = require(name, header, runtime)
-    plan = memory.fit(
-        name,
-        shape,
-        n_ctx=n_ctx,
-        cache_type=cache_type,
-        n_sequences=max_sequences,
-        default_limit=DEFAULT_WINDOW,
-        runtime=choice.runtime,
-    )
+    plan = plan_for(name, header, choice.runtime, n_ctx, cache_type, max_sequences)
     how: dict[str, Any] = {
         "n_ctx": plan.n_ctx,
         "n_threads": n_threads or default_threads(),

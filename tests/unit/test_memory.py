@@ -130,12 +130,26 @@ def test_the_cache_grows_with_the_window_and_the_scores_until_flash_attention_ta
 
 def test_our_engine_needs_no_scores_and_grows_with_the_window_by_cache_and_mask() -> None:
     shape = memory.geometry(GRANITE_1B)
-    short, long = (memory.plan(shape, n, runtime="hybrid") for n in (4096, 32768))
-    assert long.cache - short.cache == 8_192 * (32768 - 4096)
+    short, long = (memory.plan(shape, n, "f32", runtime="hybrid") for n in (4096, 32768))
+    assert long.cache - short.cache == 16_384 * (32768 - 4096)
     assert long.scratch - short.scratch == 2 * 512 * (32768 - 4096)
     # What the arena of the 1B model was measured to hold: 35 and 63 MiB.
     assert short.scratch == pytest.approx(35 * MIB, rel=0.1)
     assert long.scratch == pytest.approx(63 * MIB, rel=0.1)
+
+
+def test_without_an_attention_kernel_one_layers_f16_values_are_widened_to_decode() -> None:
+    shape = memory.geometry(GRANITE_1B)
+    plan = memory.plan(shape, 131_072, runtime="hybrid")
+    one_layer = 4 * 128  # heads of keys and values x size
+    assert plan.scratch == 4 * one_layer * 131_072
+
+
+def test_with_an_attention_kernel_scratch_does_not_grow_with_the_window() -> None:
+    shape = memory.geometry(GRANITE_1B)
+    short, long = (memory.plan(shape, n, runtime="hybrid", attention_kernel=True) for n in (4096, 131_072))
+    assert long.scratch == short.scratch == pytest.approx(31 * MIB, rel=0.1)  # measured
+    assert long.cache == 32 * short.cache
 
 
 def test_older_kimi_files_keep_one_latent_row_too() -> None:
