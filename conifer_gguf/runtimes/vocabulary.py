@@ -15,7 +15,7 @@ import gguf
 import llama_cpp.llama_cpp as lib
 
 from ..errors import RuntimeFailure
-from ..gguf import Header, read_header
+from ..gguf import Header
 from . import llama_log
 
 NO_TOKEN = -1
@@ -80,20 +80,19 @@ def _token(value: int) -> int | None:
     return None if value == NO_TOKEN else int(value)
 
 
-def load_vocabulary(path: Path) -> LlamaVocabulary:
-    """Load only the vocabulary of a model file; its weights are not read.
+def load_vocabulary(header: Header) -> LlamaVocabulary:
+    """Load only the vocabulary of a model file; its weights are not read. Any thread; the interpreter's lock is released.
 
     Raises RuntimeFailure when llama.cpp can make nothing of the tokenizer keys.
     """
-    header = read_header(path)
-    model = _load_vocabulary_only(path)
+    model = _load_vocabulary_only(header.path)
     if model is None:
         with tempfile.TemporaryDirectory(prefix="conifer-vocab-") as folder:
             stripped = Path(folder) / "vocabulary.gguf"
             _write_tokenizer_keys(header, stripped)
             model = _load_vocabulary_only(stripped)
     if model is None:
-        raise RuntimeFailure(f"loading the vocabulary of {path.name}", llama_log.last_words())
+        raise RuntimeFailure(f"loading the vocabulary of {header.path.name}", llama_log.last_words())
     return LlamaVocabulary(model, owned=True)
 
 
