@@ -11,7 +11,7 @@ import numpy as np
 from ..arch.api import Architecture, Keys, Weights
 from ..engine.blocks import OP as ATTENTION
 from ..engine.carry import Pools, Saved
-from ..engine.compute import Executor
+from ..engine.compute import Built, Executor
 from ..engine.graph import Graph, Share
 from ..engine.product import EXPERTS
 from ..engine.product import OP as PRODUCT
@@ -83,7 +83,8 @@ class HybridRuntime:
         self._closers.append(self._executor)
         # The largest step of a prompt; building it looks at every tensor once.
         largest = min(CHUNK, n_ctx)
-        self._executor.reserve([Share(0, n_ctx - largest, largest)], "last")
+        prompt = self._executor.reserve([Share(0, n_ctx - largest, largest)], "last")
+        decode = self._executor.reserve([Share(0, n_ctx - 1, 1)], "last")
         _refuse_unread(
             header.path, weights, (*getattr(architecture, "UNUSED", ()), *_prediction_blocks(header))
         )
@@ -101,6 +102,7 @@ class HybridRuntime:
                 for op, supply in faster.items()
                 if op != ATTENTION or self._pools.blocks
             },
+            split_dependent=_split_dependent(prompt, decode),
         )
 
     def open(self) -> SequenceId:
@@ -214,6 +216,13 @@ class HybridRuntime:
     def _refuse_broken(self, sequence: SequenceId) -> None:
         if sequence in self._broken:
             raise BrokenSequence(sequence)
+
+
+def _split_dependent(prompt: Built, decode: Built) -> tuple[str, ...]:
+    """Also where a kernel refuses short calls, or long ones, and another one takes them."""
+    chosen = zip(prompt.kernels, decode.kernels, strict=False)
+    changed = {a.op for a, b in chosen if a != b}
+    return tuple(sorted(prompt.split_dependent | decode.split_dependent | changed))
 
 
 def _prediction_blocks(header: Header) -> list[str]:
