@@ -42,9 +42,10 @@ def multiply_per_head(g: Graph, weight: Tensor, x: Tensor) -> Tensor:
             return y
     g.split_dependent.append(weight.name)
     swapped = g.lib.ggml_permute(g.context, x.pointer, 0, 2, 1, 3)
-    product = g.lib.ggml_mul_mat(g.context, weight.pointer, swapped)  # [H, T, d_out]
-    back = g.lib.ggml_permute(g.context, product, 0, 2, 1, 3)
-    return g.made(g.lib.ggml_cont(g.context, back), (n, n_head, weight.shape[1]), name=weight.name)
+    pointer = g.lib.ggml_mul_mat(g.context, weight.pointer, swapped)
+    product = g.made(pointer, (n_head, n, weight.shape[1]), name=weight.name)
+    back = g.lib.ggml_permute(g.context, product.pointer, 0, 2, 1, 3)
+    return g.made(g.lib.ggml_cont(g.context, back), (n, n_head, weight.shape[1]))
 
 
 def multiply_experts(g: Graph, weight: Tensor, x: Tensor, ids: Tensor) -> Tensor:
