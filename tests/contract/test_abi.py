@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from conifer_gguf import kit
+from conifer_gguf.errors import PluginRefused
 from conifer_gguf.native_api import cdef, kernels, registry
 from conifer_gguf.native_api.kernels import load_library
 from conifer_gguf.ops import contracts
@@ -196,6 +197,27 @@ def test_a_plugin_built_long_ago_runs_on_a_host_that_has_more_to_say(binary: Pat
     subprocess.run(["cc", *flags, str(HERE / foreign.PROGRAM), "-o", str(host), "-lm", "-ldl"], check=True)
     for problem in foreign.problems(foreign.contract_of(binary), 4):
         foreign.agrees([str(host), str(binary)], problem)
+
+
+@on_x86_64
+def test_a_plugin_built_long_ago_can_be_registered_with_the_op_that_it_brings(
+    plugin_folder: MakeFolder,
+) -> None:
+    (binary,) = (HERE / "binaries").glob("portable_qmatmul-*-x86_64.so")
+    contract, identity = foreign.contract_of(binary), load_library(binary).id
+    folder = plugin_folder(name="old", id=identity, ops=[contract.op])
+    (folder / "old.so").write_bytes(binary.read_bytes())
+    for file in ("op.toml", "reference.py"):
+        shutil.copy(contract.folder / file, folder)
+    registry.register(folder)
+    assert registry.kernel_for(contract.op).plugin == identity
+
+
+@on_x86_64
+def test_a_plugin_for_another_processor_is_refused_before_its_code_runs() -> None:
+    for binary in foreign.old_binaries("aarch64"):
+        with pytest.raises(PluginRefused, match="built for aarch64, this machine is x86_64"):
+            load_library(binary)
 
 
 def test_a_plugin_of_the_next_minor_runs_on_this_host(tmp_path: Path) -> None:

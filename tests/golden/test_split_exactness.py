@@ -70,6 +70,21 @@ def in_company(model: HybridRuntime, tokens: list[int]) -> Any:
     return np.concatenate(rows)
 
 
+def after_a_snapshot_and_a_fork(model: HybridRuntime, tokens: list[int]) -> Any:
+    """The logits of `tokens`, half of them on another sequence and the rest on a third."""
+    first = model.open()
+    rows = [model.advance({first: tokens[:97]}, logits="all")[first]]
+    snapshot = model.snapshot(first)
+    model.close(first)
+    second = model.restore(snapshot)
+    rows.append(model.advance({second: tokens[97:160]}, logits="all")[second])
+    third = model.fork(second)
+    model.close(second)
+    rows.append(model.advance({third: tokens[160:]}, logits="all")[third])
+    model.close(third)
+    return np.concatenate(rows)
+
+
 def first_difference(got: Any, expected: Any) -> int | None:
     """The position whose logits have another bit."""
     rows = (got != expected).any(axis=1).nonzero()[0]
@@ -109,16 +124,14 @@ def source_of(case: str, folder: Path) -> Path:
     return HERE / case / "model-f32.gguf"
 
 
-@pytest.fixture(params=["as it is", *TYPES])
-def file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    source = source_of(request.getfixturevalue("case"), tmp_path)
-    if request.param == "as it is":
-        return source
-    return requantised(source, tmp_path / "quantised.gguf", TYPES[request.param])
+FILES = [*itertools.product(CASES, ["as it is", *FTYPES]), *itertools.product(WIDE, ["as it is", *TYPES])]
 
 
-@pytest.mark.parametrize("case", [*CASES, *WIDE])
-def test_logits_have_the_same_bits_however_the_tokens_are_fed(case: str, file: Path) -> None:
+@pytest.mark.parametrize(("case", "quant"), FILES)
+def test_logits_have_the_same_bits_however_the_tokens_are_fed(case: str, quant: str, tmp_path: Path) -> None:
+    file = source_of(case, tmp_path)
+    if quant != "as it is":
+        file = requantised(file, tmp_path / "quantised.gguf", TYPES[quant])
     whole: dict[str, Any] = {}
     for cache_type, n_threads in [("f16", 1), ("f16", 2), *([("q8_0", 2)] if case in WIDE else [])]:
         with runtime(file, cache_type=cache_type, n_threads=n_threads) as model:
@@ -131,6 +144,7 @@ def test_logits_have_the_same_bits_however_the_tokens_are_fed(case: str, file: P
                 "one by one": in_pieces(model, [[t] for t in tokens]),
                 "in uneven chunks": in_pieces(model, cut(tokens, UNEVEN)),
                 "in company": in_company(model, tokens),
+                "after a snapshot and a fork": after_a_snapshot_and_a_fork(model, tokens),
             }
         differ = {way: first_difference(got, expected) for way, got in ways.items()}
         assert differ == dict.fromkeys(ways), f"{cache_type} cache, {n_threads} threads"
