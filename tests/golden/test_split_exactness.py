@@ -12,7 +12,7 @@ import numpy as np
 import plain_kernels
 import pytest
 from llama_cpp import llama_cpp as lib
-from rewriting import rewritten
+from rewriting import fused_kimi, rewritten
 from test_hybrids_match_hugging_face import CASES, HERE, in_pieces
 from test_quantised_files import FTYPES, requantised
 
@@ -26,7 +26,11 @@ SCANS = ("causal_conv", "selective_scan", "ssd_scan", "gated_delta")
 N = 275  # tokens: past a block of the cache (64), a batch of the product (128) and a segment of attention (256)
 TYPES = {**FTYPES, "bf16": lib.LLAMA_FTYPE_MOSTLY_BF16}
 UNEVEN = [1, 2, 67, 128, 1, 30, 3, 43]
-WIDE = ("conifer-demo", "kimi_linear_wide")  # heads of whole blocks of 32: a q8_0 cache, and rows of K types
+WIDE = (
+    "conifer-demo",
+    "kimi_linear_wide",
+    "kimi_linear_fused",
+)  # heads of whole blocks of 32: a q8_0 cache, and rows of K types
 
 
 @pytest.fixture(autouse=True)
@@ -117,8 +121,9 @@ def wide_kimi(target: Path) -> Path:
 
 
 def source_of(case: str, folder: Path) -> Path:
-    if case == "kimi_linear_wide":
-        return wide_kimi(folder / "wide.gguf")
+    if case.startswith("kimi_linear_"):
+        wide = wide_kimi(folder / "wide.gguf")
+        return fused_kimi(wide, folder / "fused.gguf") if case == "kimi_linear_fused" else wide
     if case == "conifer-demo":
         return packaged_models_dir() / "conifer-demo-Q8_0.gguf"
     return HERE / case / "model-f32.gguf"
