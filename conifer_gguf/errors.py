@@ -477,6 +477,22 @@ class KernelFailed(ConiferError):
 
 
 @dataclass(eq=False)
+class KernelMissing(ConiferError):
+    """A graph needs an op that no registered plugin supplies; loading a model by name is gated before that."""
+
+    code: ClassVar[str] = "kernel_missing"
+    op: str
+
+    @property
+    def fact(self) -> str:
+        return f"no registered plugin supplies {self.op}"
+
+    @property
+    def hint(self) -> str | None:
+        return "conifer-gguf plugins list shows who supplies which op"
+
+
+@dataclass(eq=False)
 class ShapeMismatch(ConiferError):
     """Operands do not fit the contract of an op, or tensors do not fit the keys of a model."""
 

@@ -11,7 +11,7 @@ import click
 from ..kit.build import built
 from ..kit.scaffold import new_plugin
 from ..native_api import registry
-from ..native_api.cdef import ABI_MAJOR, ABI_MINOR
+from ..native_api.cdef import ABI_VERSION
 from ..native_api.state import cpu_features
 from ..ops import contracts
 from ..settings import home, include_dir
@@ -148,7 +148,7 @@ def _shown(folder: Path) -> str:
 def info(as_json: bool) -> None:
     """Show what a plugin author needs to know of this host: ABI, headers, ops, processor."""
     facts = {
-        "abi": f"{ABI_MAJOR}.{ABI_MINOR}",
+        "abi": ABI_VERSION,
         "headers": str(include_dir()),
         "store": str(home() / "plugins"),
         "cpu": cpu_features(),

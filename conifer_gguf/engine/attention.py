@@ -34,6 +34,7 @@ def attend(g: Graph, q: Tensor, k: Tensor, v: Tensor | None, cache: Cache, scale
         _check("v", v, spec.n_head_kv * spec.d_v)
     if isinstance(cache, BlockCache):
         return _attend_in_blocks(g, q, k, v, cache, scale)
+    g.split_dependent.append(OP)
     rows = g.input("cache_rows", "i64", (n,))
     _append(g, cache.k, k, rows)
     if v is not None:

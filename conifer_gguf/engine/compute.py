@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..errors import Cancelled, RuntimeFailure
 from ..native_api import ggml, host
+from ..native_api.kernels import Kernel
 from ..native_api.memory import Region
 from .carry import CACHE_STEP
 from .graph import Graph, Share
@@ -30,6 +31,14 @@ class GraphKey:
 
     slots: tuple[tuple[int, int, int], ...]  # slot, tokens, cache rows read
     wanted: Wanted
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a graph was made of: its kernels in order, and what in it has other bits when tokens come in other steps."""
+
+    kernels: tuple[Kernel, ...]
+    split_dependent: frozenset[str]
 
 
 class Arena:
@@ -79,9 +88,10 @@ class Executor:
         self._packed: dict[tuple[str, ...], Region] = {}
         self._running: Graph | None = None
 
-    def reserve(self, shares: Sequence[Share], wanted: Wanted) -> None:
+    def reserve(self, shares: Sequence[Share], wanted: Wanted) -> Built:
         """Make room for the largest step once, so that later ones fit without moving anything."""
-        self._graph(shares, wanted)
+        graph = self._graph(shares, wanted)
+        return Built(tuple(node.kernel for node in graph.kernel_nodes), frozenset(graph.split_dependent))
 
     def run(self, shares: Sequence[Share], tokens: NDArray[np.int32], wanted: Wanted) -> NDArray[np.float32]:
         """One step: float32 [rows, n_vocab], a copy.
@@ -198,6 +208,7 @@ def _fill(graph: Graph, shares: Sequence[Share], tokens: NDArray[np.int32], n_ro
         if f"mask.{i}" in graph.inputs:
             seen = np.arange(n_kv)[None] <= np.arange(share.start, share.start + share.n)[:, None]
             values[f"mask.{i}"] = np.where(seen, np.float16(0), np.float16(-np.inf))
+    values.update(graph.fixed)
     for name, tensor in graph.inputs.items():
         target = _values(tensor)
         target[...] = values[name]

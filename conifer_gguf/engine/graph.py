@@ -11,6 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..errors import BadModelFile, ShapeMismatch
 from ..native_api import ggml, host
 from . import attention, kernel_node, product
@@ -55,7 +58,9 @@ class Graph:
         self.context = ggml.new_context(MAX_NODES, MAX_NODES)
         self.nodes = self.lib.ggml_new_graph_custom(self.context, MAX_NODES, False)
         self.inputs: dict[str, Tensor] = {}
+        self.fixed: dict[str, NDArray[np.int32]] = {}  # values of inputs that are the same at every run
         self.kernel_nodes: list[kernel_node.KernelNode] = []
+        self.split_dependent: list[str] = []  # what has other bits when the same tokens come in other steps
         self.names: dict[int, str] = {}  # of nodes, by address: what profile.py calls them
         self.failure = ggml.ffi.new("int32_t[2]")  # status of the first kernel that failed, and its index
         self.tokens = self.input("tokens", "i32", (self.n_tokens,))
@@ -70,6 +75,11 @@ class Graph:
         return self.inputs[name]
 
     # ---- rows and weights
+
+    def heads(self, n_head: int) -> Tensor:
+        """The numbers 0 to n_head - 1 for every token: [T, n_head]."""
+        self.fixed[f"heads.{n_head}"] = np.arange(n_head, dtype=np.int32)
+        return self.input(f"heads.{n_head}", "i32", (self.n_tokens, n_head))
 
     def embed(self, table: Weight) -> Tensor:
         """The rows of `table` [n_vocab, d] that this step's tokens name: [T, d]."""
@@ -103,16 +113,13 @@ class Graph:
 
     def linear_per_head(self, weight: Tensor, x: Tensor) -> Tensor:
         """x: [T, H, d_in], one matrix [H, d_out, d_in] a head -> [T, H, d_out]."""
-        n, n_head, d_in = x.shape
+        _, n_head, d_in = x.shape
         weight = self._matrix(weight)
         if len(weight.shape) != 3 or weight.shape[0] != n_head or weight.shape[2] != d_in:
             raise ShapeMismatch(
                 "linear_per_head", weight.name, f"[{n_head}, *, {d_in}]", str(list(weight.shape))
             )
-        swapped = self.lib.ggml_permute(self.context, x.pointer, 0, 2, 1, 3)
-        y = self.lib.ggml_mul_mat(self.context, weight.pointer, swapped)  # [H, T, d_out]
-        back = self.lib.ggml_permute(self.context, y, 0, 2, 1, 3)
-        return self.made(self.lib.ggml_cont(self.context, back), (n, n_head, weight.shape[1]))
+        return product.multiply_per_head(self, weight, x)
 
     def matrices(self, w: Weight, n: int, d_out: int, d_in: int) -> Tensor:
         """A weight [n * d_out, d_in] as n matrices [n, d_out, d_in]."""
@@ -121,9 +128,8 @@ class Graph:
         return self.view(whole, (n, d_out, d_in), (d_out * row, row, element), 0)
 
     def rows(self, matrices: Tensor, first: int, count: int) -> Tensor:
-        """Rows of each of [n, d_out, d_in]: [n, count, d_in]."""
-        n, _, d_in = matrices.shape
-        return self.view(matrices, (n, count, d_in), matrices.strides, first * matrices.strides[1])
+        """Rows of each matrix of a weight [n, d_out, d_in]: [n, count, d_in], a copy without gaps, and kept."""
+        return self.weights.rows(matrices, first, count)
 
     def transposed_rows(self, matrices: Tensor, first: int, count: int) -> Tensor:
         """`rows` of a weight with the last two axes swapped, [n, d_in, count], in float32 and kept."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import KernelFailed, ShapeMismatch
+from ..errors import KernelFailed, KernelMissing, ShapeMismatch
 from ..native_api import ggml, host
 from ..native_api.kernels import Call, Kernel, Need, View
 from ..ops import Contract
@@ -51,7 +51,9 @@ def add(
     states: Sequence[State | Pool],
     attributes: Mapping[str, str | int | float],
 ) -> Tensor:
-    """Append the nodes of one call to `g`; returns the output."""
+    """Append the nodes of one call to `g`; returns the output. Raises KernelMissing for an op that nobody supplies."""
+    if op not in g.kernels:
+        raise KernelMissing(op)
     kernels = g.kernels[op]
     contract = kernels.contract
     operands = [*operands, *[None] * (len(contract.inputs) - len(operands))]
@@ -109,12 +111,15 @@ def _call(
 def _append(
     g: Graph, kernel: Kernel, call: Call, operands: Sequence[Tensor | None], shape: Shape, name: str
 ) -> Tensor:
+    op = kernel.op
     need = kernel.plan(call, g.n_threads)
     sources = [x for x in operands if x is not None and not x.constant]
     output, tasks = _nodes(g, kernel, call, need, sources, shape, name)
     node = KernelNode(kernel, call, need, list(operands), output)
     node.tasks = tasks
     g.kernel_nodes.append(node)
+    if not need.split_exact:
+        g.split_dependent.append(op)
     return output
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 OP = "conifer.qmatmul/1"
 EXPERTS = "conifer.expert_matmul/1"
 # ggml multiplies one row by a large float32 matrix 1.2 to 1.4 times as fast as the bundled kernel. Small ones, as quantised files
-# have, take no time either way, and by a kernel their bits depend on no other row.
+# have, take no time either way, and by a kernel their bits depend on no other row: ggml's depend on how many there are.
 LARGE_F32 = 1 << 20  # elements
 
 
@@ -28,8 +28,24 @@ def multiply(g: Graph, weight: Tensor, x: Tensor) -> Tensor:
         if y is not None:
             shape = (*x.shape[:-1], d_out)
             return y if len(x.shape) == 2 else g.view(y, shape, dense_strides("f32", shape), 0)
+    g.split_dependent.append(weight.name)
     pointer = g.lib.ggml_mul_mat(g.context, weight.pointer, x.pointer)
     return g.made(pointer, (*x.shape[:-1], d_out), name=weight.name)
+
+
+def multiply_per_head(g: Graph, weight: Tensor, x: Tensor) -> Tensor:
+    """weight: [H, d_out, d_in], x: [T, H, d_in] -> [T, H, d_out]. To a kernel, heads are experts that every token chooses."""
+    n, n_head, _ = x.shape
+    if EXPERTS in g.kernels:
+        y = kernel_node.offer(g, EXPERTS, (g.heads(n_head), x, weight), n, weight.name)
+        if y is not None:
+            return y
+    g.split_dependent.append(weight.name)
+    swapped = g.lib.ggml_permute(g.context, x.pointer, 0, 2, 1, 3)
+    pointer = g.lib.ggml_mul_mat(g.context, weight.pointer, swapped)
+    product = g.made(pointer, (n_head, n, weight.shape[1]), name=weight.name)
+    back = g.lib.ggml_permute(g.context, product.pointer, 0, 2, 1, 3)
+    return g.made(g.lib.ggml_cont(g.context, back), (n, n_head, weight.shape[1]))
 
 
 def multiply_experts(g: Graph, weight: Tensor, x: Tensor, ids: Tensor) -> Tensor:
@@ -39,5 +55,6 @@ def multiply_experts(g: Graph, weight: Tensor, x: Tensor, ids: Tensor) -> Tensor
         y = kernel_node.offer(g, EXPERTS, (ids, x, weight), x.shape[0], weight.name)
         if y is not None:
             return y
+    g.split_dependent.append(weight.name)
     pointer = g.lib.ggml_mul_mat_id(g.context, weight.pointer, x.pointer, ids.pointer)
     return g.made(pointer, (*ids.shape, weight.shape[1]), name=weight.name)

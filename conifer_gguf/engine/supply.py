@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from ..errors import KernelFailed
+from ..errors import KernelFailed, KernelMissing
 from ..native_api import registry
 from ..native_api.kernels import Call, Kernel
 from ..ops import Contract
@@ -23,13 +23,15 @@ class Supply:
         return next((kernel for kernel in self.kernels if kernel.ask(call).ok), None)
 
     def choose(self, call: Call) -> Kernel:
-        """The first kernel that takes this call. Raises KernelFailed with every refusal when none does."""
+        """The first kernel that takes this call. Raises KernelFailed with every refusal when none does, KernelMissing without any."""
         refusals = []
         for kernel in self.kernels:
             answer = kernel.ask(call)
             if answer.ok:
                 return kernel
             refusals.append((kernel, answer))
+        if not refusals:
+            raise KernelMissing(self.contract.op)
         kernel, answer = refusals[0]
         words = "; ".join(f"{k.plugin}: {a.text or a.name}" for k, a in refusals)
         raise KernelFailed(kernel.plugin, kernel.op, answer.name, words)

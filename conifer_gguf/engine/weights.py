@@ -18,7 +18,7 @@ from ..errors import BadModelFile, ShapeMismatch
 from ..gguf import Header, TensorInfo, read_header
 from ..native_api import ggml
 from ..native_api.memory import Region
-from .tensor import Tensor, dense_strides
+from .tensor import Tensor, dense_strides, row_bytes
 
 TENSOR_ALIGNMENT = 32  # bytes; what ggml's CPU backend demands of an address
 
@@ -96,6 +96,18 @@ class WeightFile:
             self._converted[name] = self._keep(name, values[:, first : first + count].swapaxes(1, 2))
         return self._converted[name]
 
+    def rows(self, matrices: Tensor, first: int, count: int) -> Tensor:
+        """Rows `first` to `first + count` of a weight seen as [n, d_out, d_in], as [n, count, d_in] without gaps. Kept."""
+        name = f"{matrices.name}[{first}:{first + count}]"
+        if name not in self._converted:
+            region, info = self._where[matrices.name]
+            n, d_out, d_in = matrices.shape
+            whole = region.array(np.uint8, (n, d_out, row_bytes(matrices.dtype, d_in)), info.offset)
+            chosen = whole[:, first : first + count].copy()
+            del whole  # a view would live on in the traceback of an error, and the region could not be closed
+            self._converted[name] = self._keep(name, chosen, matrices.dtype, (n, count, d_in))
+        return self._converted[name]
+
     def _values(self, name: str) -> NDArray[np.float32]:
         region, info = self._where[name]
         # Copied: a view would live on in the traceback of an error, and the region could not be closed.
@@ -108,11 +120,13 @@ class WeightFile:
             ) from None
         return np.asarray(values, np.float32).reshape(info.shape)
 
-    def _keep(self, name: str, values: NDArray[np.float32]) -> Tensor:
-        held = Region(values.nbytes)
-        held.array(np.float32, values.shape)[...] = values
+    def _keep(
+        self, name: str, stored: NDArray[Any], dtype: str = "f32", shape: tuple[int, ...] | None = None
+    ) -> Tensor:
+        held = Region(stored.nbytes)
+        held.array(stored.dtype.type, stored.shape)[...] = stored
         self._regions.append(held)
-        return self._place(name, "f32", values.shape, self._buffer(held), held.address)
+        return self._place(name, dtype, shape or stored.shape, self._buffer(held), held.address)
 
     def unread(self) -> list[str]:
         return sorted(set(self._tensors) - self._read)

@@ -122,7 +122,9 @@ def _unmoved_by(s: Subject, a: Problem, b: Problem) -> float:
 def _smaller_run(s: Subject, large: Problem, small: Problem) -> float:
     planned = Setup(s.kernel, large, None, 7)
     planned.run(7)
-    return s.compare(small, Setup(s.kernel, small, None, 2, plan_of=planned).run(2))
+    few = s.compare(small, Setup(s.kernel, small, None, 2, plan_of=planned).run(2))
+    # Few tokens with all the parts: scratch for each part may be more than the larger call has in all.
+    return max(few, s.compare(small, Setup(s.kernel, small, None, 7, plan_of=planned).run(7)))
 
 
 def _problems(s: Subject) -> list[Problem]:

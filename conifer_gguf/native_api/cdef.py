@@ -37,12 +37,21 @@ def macro(header: str, name: str) -> int:
     return int(found[1])
 
 
+def version(header: str) -> str:
+    """What people call this contract, candidates included: "1.0-rc.1"."""
+    found = re.search(r'^#define CK_ABI_VERSION "([^"]+)"', header, re.MULTILINE)
+    if found is None:
+        raise LookupError(f"{HEADER_NAME} defines no CK_ABI_VERSION")
+    return found[1]
+
+
 def header_path() -> Path:
     return include_dir() / HEADER_NAME
 
 
 _header: Final = header_path().read_text("utf-8")
 ABI_MINOR: Final = macro(_header, "CK_ABI_MINOR")
+ABI_VERSION: Final = version(_header)
 
 ffi: Final[Any] = FFI()  # Any: the stubs do not know struct members
 ffi.cdef(declarations(_header))

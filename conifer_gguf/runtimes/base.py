@@ -20,7 +20,11 @@ CacheType = Literal["f16", "f32", "q8_0"]
 
 @dataclass(frozen=True)
 class RuntimeInfo:
-    """Facts fixed at load. `accelerators` are ops of ggml's that a registered plugin computes, with its id. `n_ctx` counts tokens per sequence; `can_trim` is False where a carry can't be rolled back."""
+    """Facts fixed at load. `n_ctx` counts tokens per sequence; `can_trim` is False where a carry can't be rolled back.
+
+    `accelerators` are ops of ggml's that a registered plugin computes, with its id. `split_dependent` names what may give
+    other bits when the same tokens come in other steps: weights, ops or a whole runtime.
+    """
 
     name: Literal["llama.cpp", "hybrid"]
     architecture: str
@@ -31,6 +35,12 @@ class RuntimeInfo:
     max_sequences: int
     can_trim: bool
     accelerators: dict[str, str] = field(default_factory=dict)
+    split_dependent: tuple[str, ...] = ("llama.cpp",)
+
+    @property
+    def split_exact(self) -> bool:
+        """Whether every cut of a sequence into steps, in any company, gives the same bits of every logit."""
+        return not self.split_dependent
 
 
 class Vocabulary(Protocol):

@@ -12,7 +12,7 @@ import numpy as np
 from ..arch.api import Architecture, Keys, Weights
 from ..engine.blocks import OP as ATTENTION
 from ..engine.carry import Pools, Saved
-from ..engine.compute import Executor
+from ..engine.compute import Built, Executor
 from ..engine.graph import Graph, Share
 from ..engine.product import EXPERTS
 from ..engine.product import OP as PRODUCT
@@ -64,10 +64,9 @@ class HybridRuntime:
         max_sequences: int,
     ) -> None:
         with ThreadPoolExecutor(1) as other:
-            vocabulary = other.submit(
-                load_vocabulary, header
-            )  # in llama.cpp, half of the time that loading takes
-            faster = self._build(header, architecture, n_ctx, n_threads, cache_type, max_sequences)
+            # In llama.cpp, half of the time that loading takes.
+            vocabulary = other.submit(load_vocabulary, header)
+            faster, split_dependent = self._build(header, architecture, n_ctx, n_threads, cache_type, max_sequences)
             self.vocabulary = vocabulary.result()
         self.info = RuntimeInfo(
             name="hybrid",
@@ -83,6 +82,7 @@ class HybridRuntime:
                 for op, supply in faster.items()
                 if op != ATTENTION or self._pools.blocks
             },
+            split_dependent=split_dependent,
         )
 
     def _build(
@@ -93,8 +93,8 @@ class HybridRuntime:
         n_threads: int,
         cache_type: CacheType,
         max_sequences: int,
-    ) -> Mapping[str, Supply]:
-        """Weights, pools and the largest graph; returns the kernels that stand in for ggml's operators."""
+    ) -> tuple[Mapping[str, Supply], tuple[str, ...]]:
+        """Weights, pools and the largest graph: the kernels that stand in for ggml's operators, and what splits change."""
         hp = architecture.Hyper.read(Keys(header))
         weights = WeightFile(header)
         self._closers.append(weights)
@@ -114,11 +114,12 @@ class HybridRuntime:
         self._closers.append(self._executor)
         # The largest step of a prompt; building it looks at every tensor once.
         largest = min(CHUNK, n_ctx)
-        self._executor.reserve([Share(0, n_ctx - largest, largest)], "last")
+        prompt = self._executor.reserve([Share(0, n_ctx - largest, largest)], "last")
+        decode = self._executor.reserve([Share(0, n_ctx - 1, 1)], "last")
         _refuse_unread(
             header.path, weights, (*getattr(architecture, "UNUSED", ()), *_prediction_blocks(header))
         )
-        return faster
+        return faster, _split_dependent(prompt, decode)
 
     def open(self) -> SequenceId:
         for sequence in range(self.info.max_sequences):
@@ -231,6 +232,13 @@ class HybridRuntime:
     def _refuse_broken(self, sequence: SequenceId) -> None:
         if sequence in self._broken:
             raise BrokenSequence(sequence)
+
+
+def _split_dependent(prompt: Built, decode: Built) -> tuple[str, ...]:
+    """Also where a kernel refuses short calls, or long ones, and another one takes them."""
+    chosen = zip(prompt.kernels, decode.kernels, strict=False)
+    changed = {a.op for a, b in chosen if a != b}
+    return tuple(sorted(prompt.split_dependent | decode.split_dependent | changed))
 
 
 def _prediction_blocks(header: Header) -> list[str]:

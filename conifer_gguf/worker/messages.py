@@ -134,6 +134,7 @@ def decode(line: bytes) -> Message:
             data["messages"] = None if data["messages"] is None else tuple(data["messages"])
             data["stop"] = tuple(data["stop"])
         case "Loaded":
+            data["info"]["split_dependent"] = tuple(data["info"]["split_dependent"])
             data["info"] = RuntimeInfo(**data["info"])
             data["notices"] = tuple(data["notices"])
         case "Text":

@@ -59,6 +59,10 @@ class Session:
 
     `eval` and `logits` feed the session's own tokens; `generate` and `chat` begin anew and drop them, and a new
     generation ends the one before. Every method raises BadRequest once the session is closed.
+
+    Where `split_exact` is true, logits do not depend on how tokens are fed: `logits(ids)` has the bits of any sequence of
+    `eval`s of the same ids, also after `restore` or `fork`, on any number of threads. Where it is false they agree
+    to 1e-5 with float32 weights and a float32 cache, and to the rounding of their activations with quantised ones.
     """
 
     def __init__(self, runtime: Runtime, plan: Plan, reason: str) -> None:
@@ -89,6 +93,16 @@ class Session:
     @property
     def n_vocab(self) -> int:
         return self._runtime.info.n_vocab
+
+    @property
+    def split_exact(self) -> bool:
+        """Whether any cut of the tokens into calls gives the same bits; `split_dependent` says what is in the way."""
+        return self._runtime.info.split_exact
+
+    @property
+    def split_dependent(self) -> tuple[str, ...]:
+        """What may give other bits for another cut: weights that ggml multiplies, ops whose kernel promises less, a runtime."""
+        return self._runtime.info.split_dependent
 
     def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
         return self._runtime.vocabulary.tokenize(text, add_special=add_special, parse_special=parse_special)

@@ -109,8 +109,10 @@ static ck_status CK_CALL plan(const void *self, const ck_call *c, uint32_t max_p
     (void)self;
     CK_TRY(check(c, err));
     const int64_t n_x = c->input[X]->dim[0], size = rounded_bytes(c->input[WEIGHT], n_x, c->input[X]->dim[1]);
+    /* A run of this plan may have few rows, and then every part rounds them for itself. */
+    const int64_t few = rounded_bytes(c->input[WEIGHT], n_x < FEW ? n_x : FEW, c->input[X]->dim[1]) * max_part;
     need->n_phase = n_x <= FEW || size == 0 ? 1 : 2;
-    need->scratch_bytes = (uint64_t)size * (need->n_phase == 1 ? max_part : 1);
+    need->scratch_bytes = (uint64_t)(size > few ? size : few);
     need->packed_bytes = 0;
     ck_promise(need, CK_SPLIT_EXACT);
     return CK_OK;
@@ -165,7 +167,7 @@ static ck_status CK_CALL run(const void *self, const ck_part *part) {
             round_row(&p, ck_at(c->input[X], t), t);
         }
     }
-    if (size == 0 || alone || part->phase == 1) {
+    if (part->phase == (size == 0 || alone ? 0 : 1)) {
         multiply_rows(part, &p);
     }
     return CK_OK;

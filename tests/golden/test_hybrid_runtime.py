@@ -14,6 +14,7 @@ import numpy as np
 import plain_kernels
 import psutil
 import pytest
+from rewriting import rewritten
 
 from conifer_gguf.arch import architectures
 from conifer_gguf.engine.weights import WeightFile
@@ -23,6 +24,7 @@ from conifer_gguf.errors import (
     BrokenSequence,
     Cancelled,
     KernelFailed,
+    KernelMissing,
     ModelLoadGated,
     PromptTooLong,
     RuntimeFailure,
@@ -67,6 +69,13 @@ def test_a_kernel_that_went_between_the_choice_and_the_load_is_named() -> None:
     with pytest.raises(ModelLoadGated) as refused:  # nothing is registered in a fresh home
         load("granite_moe")
     assert set(refused.value.needs) == {"conifer.causal_conv/1", "conifer.ssd_scan/1"}
+
+
+def test_an_op_that_an_architecture_did_not_announce_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = plain_kernels.supply(["conifer.causal_conv/1"])
+    monkeypatch.setattr(hybrid, "registered_supply", lambda ops: found)
+    with pytest.raises(KernelMissing, match=r"conifer\.ssd_scan/1"):
+        load("granite_moe")
 
 
 class Story:
@@ -313,26 +322,10 @@ def _open(path: Path) -> HybridRuntime:
 
 def retyped(path: Path, name: str, kind: gguf.GGMLQuantizationType, add: bool = False) -> Path:
     """The granite case with one tensor of zeros in another type, or one tensor more."""
-    reader = gguf.GGUFReader(HERE / "granite" / "model-f32.gguf")
-    writer = gguf.GGUFWriter(path, "granitehybrid")
-    for field in reader.fields.values():
-        if not field.name.startswith("GGUF.") and field.name != "general.architecture":
-            kinds = field.types
-            sub = kinds[-1] if kinds[0] == gguf.GGUFValueType.ARRAY else None
-            writer.add_key_value(field.name, field.contents(), kinds[0], sub_type=sub)
-    for tensor in reader.tensors:
-        shape = [int(n) for n in reversed(tensor.shape)]
-        data = tensor.data.reshape(shape)
-        if tensor.name == name:
-            block, size = gguf.GGML_QUANT_SIZES[kind]
-            columns = -(-shape[-1] // block) * size
-            writer.add_tensor(name, np.zeros((*shape[:-1], columns), np.uint8), raw_dtype=kind)
-        else:
-            writer.add_tensor(tensor.name, data)
+    source = HERE / "granite" / "model-f32.gguf"
     if add:
-        writer.add_tensor(name, np.zeros(32, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+        return rewritten(source, path, {name: np.zeros(32, np.float32)})
+    shape = read_header(source).tensors[name].shape
+    block, size = gguf.GGML_QUANT_SIZES[kind]
+    zeros = np.zeros((*shape[:-1], -(-shape[-1] // block) * size), np.uint8)
+    return rewritten(source, path, {name: zeros}, raw_dtype=kind)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rewriting import fused_kimi
 
 from conifer_gguf.arch import architectures
 from conifer_gguf.gguf import read_header
@@ -139,6 +140,19 @@ class TestOnPlainKernels:
             model.close(first)
             restored = model.restore(snapshot)
             assert np.array_equal(model.advance({restored: tokens[77:91]})[restored], then)
+
+
+@pytest.mark.usefixtures("plain_kernels")
+def test_a_kimi_file_with_one_matrix_for_keys_and_values_gives_them_too(tmp_path: Path) -> None:
+    tokens, expected, _ = reference_of("kimi_linear")
+    file = fused_kimi(HERE / "kimi_linear" / "model-f32.gguf", tmp_path / "fused.gguf")
+    header = read_header(file)
+    model = HybridRuntime(
+        header, architectures()[header.architecture], n_ctx=256, n_threads=2, cache_type="f32"
+    )
+    got = in_pieces(model, cut(tokens))
+    model.shutdown()
+    assert relative_rms(got, expected) <= RMS
 
 
 @pytest.mark.parametrize("flash", [True, False])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,9 @@ import plain_kernels
 import pytest
 
 from conifer_gguf.arch import architectures
+from conifer_gguf.engine import product
+from conifer_gguf.engine.blocks import OP as ATTENTION
+from conifer_gguf.engine.compute import Built
 from conifer_gguf.engine.product import EXPERTS, OP
 from conifer_gguf.gguf import read_header
 from conifer_gguf.runtimes import hybrid
@@ -18,15 +22,19 @@ from conifer_gguf.runtimes.hybrid import HybridRuntime
 HERE = Path(__file__).parent
 
 
-@pytest.fixture(name="model")
-def on_our_product(monkeypatch: pytest.MonkeyPatch) -> Iterator[HybridRuntime]:
-    supply = plain_kernels.bundled("attention", "qmatmul")
+def load(monkeypatch: pytest.MonkeyPatch, *accelerators: str) -> HybridRuntime:
+    supply = plain_kernels.bundled(*accelerators)
     monkeypatch.setattr(hybrid, "registered_supply", plain_kernels.supply)
     monkeypatch.setattr(hybrid, "accelerators", lambda ops: supply)
     header = read_header(HERE / "granite_moe" / "model-f32.gguf")
-    model = HybridRuntime(
+    return HybridRuntime(
         header, architectures()[header.architecture], n_ctx=256, n_threads=2, max_sequences=2
     )
+
+
+@pytest.fixture(name="model")
+def on_our_product(monkeypatch: pytest.MonkeyPatch) -> Iterator[HybridRuntime]:
+    model = load(monkeypatch, "attention", "qmatmul")
     yield model
     model.shutdown()
 
@@ -37,6 +45,46 @@ def some_tokens(n: int, n_vocab: int) -> list[int]:
 
 def test_the_runtime_says_whose_products_they_are(model: HybridRuntime) -> None:
     assert model.info.accelerators[OP] == model.info.accelerators[EXPERTS] == "org.conifer.qmatmul"
+
+
+def dependent(monkeypatch: pytest.MonkeyPatch, *accelerators: str) -> set[str]:
+    model = load(monkeypatch, *accelerators)
+    model.shutdown()
+    assert not model.info.split_exact
+    return set(model.info.split_dependent)
+
+
+SCANS = {
+    "conifer.causal_conv/1",
+    "conifer.ssd_scan/1",
+}  # the plain ones keep no bit in particular, and say so
+
+
+def test_the_runtime_names_kernels_that_do_not_promise_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert dependent(monkeypatch, "attention", "qmatmul") == SCANS
+
+
+def test_the_runtime_names_what_is_left_to_ggml(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_product = dependent(monkeypatch, "attention")
+    assert {"blk.1.attn_q.weight", "blk.2.ffn_down_exps.weight", "output.weight"} <= without_product
+    assert ATTENTION not in without_product
+    assert dependent(monkeypatch, "qmatmul") == {*SCANS, ATTENTION}
+
+
+def test_the_runtime_names_float32_weights_that_are_too_large_for_the_kernel(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(product, "LARGE_F32", 20_479)
+    found = dependent(monkeypatch, "attention", "qmatmul") - SCANS
+    assert found == {"output.weight", "blk.0.ssm_in.weight", "blk.2.ssm_in.weight"}
+
+
+def test_the_runtime_names_an_op_that_another_kernel_computes_for_single_tokens() -> None:
+    mine = plain_kernels.kernels()["conifer.ssd_scan/1"]
+    other = replace(mine, plugin="org.example.other")
+    built = Built((mine,), frozenset({"b"}))
+    assert hybrid._split_dependent(built, Built((mine,), frozenset({"a"}))) == ("a", "b")
+    assert hybrid._split_dependent(built, Built((other,), frozenset())) == ("b", "conifer.ssd_scan/1")
 
 
 def test_every_weight_goes_through_the_kernel(model: HybridRuntime) -> None:

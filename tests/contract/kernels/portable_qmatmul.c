@@ -69,6 +69,9 @@ static ck_status CK_CALL plan(const void *self, const ck_call *c, uint32_t max_p
         need->n_phase = 2;
         need->scratch_bytes = (uint64_t)c->input[X]->dim[0] * n_block * sizeof(block);
         need->packed_bytes = (uint64_t)c->input[WEIGHT]->dim[0] * n_block * sizeof(block);
+        if (CK_HAS(need, ck_need, flags)) {
+            need->flags |= CK_SPLIT_EXACT;
+        }
     }
     return status;
 }
