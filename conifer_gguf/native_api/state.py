@@ -175,6 +175,16 @@ def package_version() -> str:
 
 
 @functools.cache
+def cpu_name() -> str:
+    """What the processor calls itself; part of everything that was measured."""
+    lines: list[str] = []
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+@functools.cache
 def cpu_features() -> str:
     """Names the processor's feature set: a kernel that chose its vector loops elsewhere is tried again."""
     flags: set[str] = set()

@@ -20,7 +20,11 @@ CacheType = Literal["f16", "f32", "q8_0"]
 
 @dataclass(frozen=True)
 class RuntimeInfo:
-    """Facts fixed at load. `accelerators` are ops of ggml's that a registered plugin computes, with its id. `n_ctx` counts tokens per sequence; `can_trim` is False where a carry can't be rolled back."""
+    """Facts fixed at load. `n_ctx` counts tokens per sequence; `can_trim` is False where a carry can't be rolled back.
+
+    `accelerators` are ops of ggml's that a registered plugin computes, with its id; `by_ggml` types of weights that ggml
+    multiplies by all the same, because that is faster here.
+    """
 
     name: Literal["llama.cpp", "hybrid"]
     architecture: str
@@ -31,6 +35,7 @@ class RuntimeInfo:
     max_sequences: int
     can_trim: bool
     accelerators: dict[str, str] = field(default_factory=dict)
+    by_ggml: tuple[str, ...] = ()
 
 
 class Vocabulary(Protocol):

@@ -14,6 +14,8 @@ from ..engine import memory
 from ..errors import BadRequest
 from ..gguf import Header, read_header
 from ..native_api.bandwidth import read_bandwidth
+from ..native_api.state import cpu_name
+from ..runtimes import tuning
 from ..runtimes.llama import LlamaSetting
 from ..runtimes.repack import repacking_is_safe
 from ..runtimes.threads import default_threads
@@ -83,7 +85,7 @@ def lanes_of(model: LocalModel, wish: Wish) -> list[Lane]:
             f"a depth of {wish.depths[-1]} needs a window of {longest} tokens, `{model.name}` was made for {native}",
             "depths",
         )
-    threads = wish.n_threads or default_threads()
+    threads = _threads(wish, runtime)
 
     def lane(runtime: str, setting: str, llama: LlamaSetting | None) -> Lane:
         subject = Subject(model.path, model.name, runtime, threads, wish.cache_type, llama)
@@ -122,6 +124,12 @@ def measure(model: LocalModel, wish: Wish, bandwidth: float, tell: Tell) -> list
             found.append(_point(model, header, wish, depth, lane, opened, rounds, bandwidth, share, together))
     results.keep(found)
     return found
+
+
+def _threads(wish: Wish, runtime: str) -> int:
+    """One number for every lane: what is asked for, else what a hybrid is loaded with here, else the default."""
+    tuned = tuning.remembered() if runtime == "hybrid" and wish.n_threads is None else None
+    return wish.n_threads or (tuned.n_threads if tuned else default_threads())
 
 
 def machine_bandwidth(wish: Wish) -> float:
@@ -201,10 +209,11 @@ def _point(
         bandwidth_share=statistics.median(decode) * share,
         read_bandwidth=bandwidth,
         interleaved=together,
-        machine=results.machine(),
+        machine=cpu_name(),
         version=version("conifer-gguf"),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         accelerators=opened.info.accelerators,
+        by_ggml=opened.info.by_ggml,
     )
 
 

@@ -134,7 +134,8 @@ def decode(line: bytes) -> Message:
             data["messages"] = None if data["messages"] is None else tuple(data["messages"])
             data["stop"] = tuple(data["stop"])
         case "Loaded":
-            data["info"] = RuntimeInfo(**data["info"])
+            by_ggml = tuple(data["info"].pop("by_ggml"))
+            data["info"] = RuntimeInfo(**data["info"], by_ggml=by_ggml)
             data["notices"] = tuple(data["notices"])
         case "Text":
             data["logprobs"] = tuple(
