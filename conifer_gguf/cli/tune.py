@@ -47,7 +47,10 @@ def _show(found: Tuning) -> None:
     if found.trials:
         least = f"anything else gained less than {MARGIN:.0%}"
         render.notice(f"measured for {found.seconds:.1f} s and remembered; {least}")
-    else:
+    if found.untried:
+        types = ", ".join(dtype.upper() for dtype in found.untried)
+        render.notice(f"not reached in the time, so left at the default: {types}")
+    elif not found.trials:
         render.notice("one core and no registered product: nothing else can be chosen here")
 
 

@@ -30,6 +30,7 @@ __all__ = [
     "Candidate",
     "Registered",
     "contract_for",
+    "damaged",
     "kernel_for",
     "kernels_for",
     "known",
@@ -146,6 +147,11 @@ def changed(plugin: Registered) -> str | None:
     if now == plugin.sha256:
         return None
     return f"{plugin.origin} changed since it was registered (sha256 {now[:12]}, was {plugin.sha256[:12]})"
+
+
+def damaged(plugin: Registered) -> bool:
+    """True where the private copy is gone, or is not what was registered: every use is refused then."""
+    return not plugin.library.is_file() or _sha256_at(plugin.library) != plugin.sha256
 
 
 def recheck(op: str | None = None) -> tuple[Registered, ...]:

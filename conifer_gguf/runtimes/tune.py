@@ -14,7 +14,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -54,17 +54,22 @@ BRIEF = Effort((512, 1024), (1, 128), copies=16, trial_s=0.04, total_s=0.9)
 
 
 def measure(effort: Effort, types: Sequence[str] = TYPES, tell: Tell = lambda _: None) -> Tuning:
-    """Try everything that is choosable here, `types` in this order; nothing where one core has only ggml's products."""
+    """Try what can be chosen here, `types` in this order; nothing where one core has only ggml's products."""
     started = time.perf_counter()
     n_threads = default_threads()
     counts = tuple(n for n in thread_counts(n_threads) if n != n_threads)
     supply = accelerators((PRODUCT,)).get(PRODUCT)
     trials: list[Trial] = []
-    for i, dtype in enumerate(types):
+    untried: list[str] = []
+    for i, dtype in enumerate(types if supply else types[:1] if counts else ()):
         one = _Trials(effort, supply, n_threads, () if i else counts, started + effort.total_s)
-        if not one.late and (supply or one.counts):
-            trials += one.of(dtype, tell)
-    return tuning.decide(trials, n_threads, time.perf_counter() - started, effort is BRIEF)
+        found = [None] if one.late else one.of(dtype, tell)
+        trials += [trial for trial in found if trial]
+        if None in found:
+            untried.append(dtype)
+    seconds = time.perf_counter() - started
+    made = tuning.decide(trials, n_threads)
+    return replace(made, untried=tuple(untried), seconds=seconds, brief=effort is BRIEF)
 
 
 def thread_counts(most: int) -> list[int]:
@@ -88,7 +93,8 @@ class _Trials:
     def late(self) -> bool:
         return time.perf_counter() > self.end
 
-    def of(self, dtype: str, tell: Tell) -> list[Trial]:
+    def of(self, dtype: str, tell: Tell) -> list[Trial | None]:
+        """None stands for one that the time did not reach."""
         rng = np.random.default_rng(0)
         weight = store(dtype, rng.standard_normal(self.effort.shape))
         found: list[Trial | None] = []
@@ -97,7 +103,7 @@ class _Trials:
             x = rng.standard_normal((n_rows, self.effort.shape[1])).astype(np.float32)
             with Backend(self.n_threads, self.effort.copies if n_rows <= FEW else 1) as backend:
                 found += self._with(backend, x, weight)
-        return [trial for trial in found if trial is not None]
+        return found
 
     def _with(self, backend: Backend, x: Float32, weight: Array) -> list[Trial | None]:
         contract, n_rows = contracts()[PRODUCT], len(x)

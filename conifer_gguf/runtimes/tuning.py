@@ -32,6 +32,7 @@ from .threads import default_threads
 
 FORMAT = 1
 MARGIN = 0.03  # below this nobody notices, and the next measurement may say the opposite
+N_PHASE = 2  # one row, and many
 Option = Literal["threads", "product"]
 
 
@@ -57,12 +58,14 @@ class Trial:
 class Tuning:
     """What loading a hybrid follows. `by_ggml` are types of weights that ggml multiplies by although a kernel is registered.
 
-    `brief`: the second before a first load, which may not have reached every type.
+    `untried` are types of weights that the time did not reach; they keep the default. `brief`: measured in the second before a
+    first load.
     """
 
     n_threads: int
     by_ggml: tuple[str, ...] = ()
     trials: tuple[Trial, ...] = ()
+    untried: tuple[str, ...] = ()
     seconds: float = 0.0
     brief: bool = False
     date: str = ""
@@ -137,22 +140,18 @@ def others() -> tuple[Remembered, ...]:
     return tuple(sorted(kept, key=lambda r: r.tuning.date, reverse=True))
 
 
-def decide(
-    trials: Sequence[Trial], n_threads: int, seconds: float = 0.0, brief: bool = False, n_phase: int = 2
-) -> Tuning:
-    """The result of trials against `n_threads` and the kernel. An alternative counts that was tried with `n_phase` numbers of rows."""
+def decide(trials: Sequence[Trial], n_threads: int) -> Tuning:
+    """The result of trials against `n_threads` threads and the registered kernel."""
     faster = {
         (option, value): ratio
         for option, value in dict.fromkeys((t.option, t.value) for t in trials)
-        if (ratio := _gain(_of(trials, option, value), n_phase)) is not None
+        if (ratio := _gain(_of(trials, option, value))) is not None
     }
     counts = {int(value): ratio for (option, value), ratio in faster.items() if option == "threads"}
     return Tuning(
         n_threads=min(counts, key=lambda n: counts[n], default=n_threads),
         by_ggml=tuple(value for option, value in faster if option == "product"),
         trials=tuple(trials),
-        seconds=seconds,
-        brief=brief,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
@@ -161,9 +160,9 @@ def _of(trials: Iterable[Trial], option: str, value: str) -> list[Trial]:
     return [t for t in trials if (t.option, t.value) == (option, value)]
 
 
-def _gain(trials: Sequence[Trial], n_phase: int) -> float | None:
-    """The geometric mean of the ratios where it is worth a change: a prompt and single tokens count alike."""
-    if len({t.n_rows for t in trials}) < n_phase:
+def _gain(trials: Sequence[Trial]) -> float | None:
+    """The geometric mean of the ratios where it is worth a change: a prompt and single tokens count alike, and both were tried."""
+    if len({t.n_rows for t in trials}) < N_PHASE:
         return None
 
     def mean(ratios: Iterable[float]) -> float:
