@@ -18,7 +18,9 @@ UNITS = ((86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
 
 
 @click.command("doctor", short_help="Tell what is right and what is wrong on this machine.")
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON: bytes, seconds; `problems` and `advice`.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print as JSON: bytes, seconds; `problems` and `advice`."
+)
 def command(as_json: bool) -> int:
     """Tell what is right and what is wrong on this machine: processor, memory, libraries, plugins, what is fast.
 
@@ -85,7 +87,7 @@ def _supplier(s: Supplier) -> str:
 def _tuned(found: Tuned) -> str:
     if found.tuning is None or found.age_s is None:
         return "for another machine or version" if found.outdated else "not yet"
-    how = "in the second before a first load" if found.tuning.brief else "by conifer-gguf tune"
+    how = "in a second" if found.tuning.brief else f"in {found.tuning.seconds:.0f} seconds"
     return f"{summary(found.tuning)} ({age(found.age_s)} ago, {how})"
 
 

@@ -21,7 +21,8 @@ def command(quick: bool, as_json: bool) -> None:
     """Measure what is fastest here: how many threads, and whose products for which weights. Half a minute at most.
 
     Loading a hybrid follows what was found; an option such as --threads goes before it. The default stays where something
-    else gains less than 3 %. Remembered for this processor, its cores, and the versions of package and plugins.
+    else gains less than 3 %. Where ggml multiplies by a type of weights, bits of a row depend on how a prompt is cut. Remembered
+    for this processor, its cores, and the versions of package and plugins.
 
     \b
     Examples:

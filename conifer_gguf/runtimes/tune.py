@@ -129,21 +129,20 @@ class _Trials:
         return found
 
     def _trial(self, what: What, default: Callable[[], None], other: Callable[[], None]) -> Trial | None:
-        """Turn by turn; None where the time is up before there were enough of them."""
+        """Turn by turn, once unmeasured; None where the time is up before there were enough of them."""
         if self.late:
             return None
-        first = timed(default), timed(other)
-        turn, seconds = sum(first), self.effort.trial_s
-        if turn > seconds:
-            pairs = [first]  # so slow that one turn tells, and that waking up is no part of it
-        else:
-            pairs = []
-            until = min(self.end, time.perf_counter() + max(seconds, LEAST_TURNS * turn))
-            while time.perf_counter() + turn <= until:
-                pairs.append((timed(default), timed(other)))
-            if len(pairs) < LEAST_TURNS:
-                return None
-        ratios = sorted(theirs / ours for ours, theirs in pairs)
+        turn = timed(default) + timed(other)
+        enough = time.perf_counter() + self.effort.trial_s
+        ratios: list[float] = []
+        while len(ratios) < LEAST_TURNS or time.perf_counter() < enough:
+            if time.perf_counter() + turn > self.end:
+                break
+            before = timed(default)
+            ratios.append(timed(other) / before)
+        if len(ratios) < LEAST_TURNS:
+            return None
+        ratios.sort()
         low, high = ratios[len(ratios) // 4], ratios[(3 * len(ratios)) // 4]
         return Trial(*what, statistics.median(ratios), low, high, len(ratios))
 
@@ -164,10 +163,8 @@ def for_loading(header: Header) -> Tuning:
         made = measure(BRIEF, [*known, *(t for t in TYPES if t not in known)])
     except ConiferError:
         return Tuning(default_threads())  # loading meets the same error where it matters, and says it better
-    with contextlib.suppress(OSError):
-        tuning.remember(
-            made
-        )  # a home that cannot be written is `doctor`'s to tell; the model runs all the same
+    with contextlib.suppress(OSError):  # a home that cannot be written is `doctor`'s to tell; the model runs
+        tuning.remember(made)
     return made
 
 

@@ -138,7 +138,9 @@ def _gravest(finding: Finding) -> bool:
 def _machine(tuned: Tuning | None, findings: list[Finding]) -> Machine:
     free, usable = free_memory(), default_threads()
     if free < LEAST_MEMORY:
-        fact = f"{format_bytes(free)} of memory are free, the smallest hybrids need {format_bytes(LEAST_MEMORY)}"
+        fact = (
+            f"{format_bytes(free)} of memory are free, the smallest hybrids need {format_bytes(LEAST_MEMORY)}"
+        )
         findings.append(Finding(True, fact, "ps aux --sort=-rss | head"))
     try:
         taken = host.instruction_set()
@@ -146,7 +148,9 @@ def _machine(tuned: Tuning | None, findings: list[Finding]) -> Machine:
         findings.append(Finding(True, error.fact, REINSTALL))
         taken = "none"
     if taken == "scalar":
-        fact = "kernels take no vector instructions (CONIFER_ISA, or a processor without AVX2): hybrids are slow"
+        fact = (
+            "kernels take no vector instructions (CONIFER_ISA, or a processor without AVX2): hybrids are slow"
+        )
         findings.append(Finding(False, fact, "unset CONIFER_ISA"))
     return Machine(
         cpu=cpu_name(),
@@ -218,7 +222,11 @@ def _plugins(findings: list[Finding]) -> tuple[PluginState, ...]:
         state = "not registered" if built else "not built"
         found.append(PluginState(c.name, c.manifest.version, c.source, tuple(c.manifest.ops), state))
         if not built and c.source == "bundled":
-            findings.append(Finding(True, f"the bundled plugin {c.name} is not built: {c.library} does not exist", REINSTALL))
+            findings.append(
+                Finding(
+                    True, f"the bundled plugin {c.name} is not built: {c.library} does not exist", REINSTALL
+                )
+            )
     _advise([p for p in found if p.state == "not registered" and p.source == "bundled"], findings)
     return tuple(found)
 
@@ -234,7 +242,9 @@ def _registered(plugin: registry.Registered, findings: list[Finding]) -> PluginS
         state = "checked again"
     if problem:
         findings.append(
-            Finding(True, f"plugin {plugin.name} may not run: {problem}", f"conifer-gguf plugins register {again}")
+            Finding(
+                True, f"plugin {plugin.name} may not run: {problem}", f"conifer-gguf plugins register {again}"
+            )
         )
     return PluginState(plugin.name, plugin.version, plugin.source, plugin.ops, state)
 

@@ -46,6 +46,20 @@ def test_every_weight_goes_through_the_kernel(model: HybridRuntime) -> None:
     assert not operations & {"MUL_MAT", "MUL_MAT_ID"}
 
 
+def test_a_type_that_ggml_multiplies_faster_here_goes_to_ggml(model: HybridRuntime) -> None:
+    header = read_header(HERE / "granite_moe" / "model-f32.gguf")
+    other = HybridRuntime(
+        header, architectures()[header.architecture], n_ctx=256, n_threads=2, by_ggml=("f32",)
+    )
+    sequence = other.open()
+    tokens = np.array(some_tokens(3, other.info.n_vocab), np.int32)
+    operations = [t.operation for t in other.measure(hybrid.Share(sequence, 0, 3), tokens)]
+    assert "MUL_MAT" in operations
+    assert "MUL_MAT_ID" not in operations  # of gathered experts nothing was measured
+    assert (model.info.by_ggml, other.info.by_ggml) == ((), ("f32",))
+    other.shutdown()
+
+
 def test_a_cut_of_the_prompt_changes_no_bit(model: HybridRuntime) -> None:
     tokens = some_tokens(60, model.info.n_vocab)
     whole, pieces = model.open(), model.open()

@@ -42,6 +42,12 @@ MESSAGES: list[Message] = [
     Generate("2", prompt="x", max_tokens=5, top_logprobs=0),
     Cancel("1"),
     Loaded(RuntimeInfo("llama.cpp", "llama", 512, 99, 2, "f16", 1, True), "why", False, 0.25, ("n",)),
+    Loaded(
+        RuntimeInfo("hybrid", "jamba", 512, 99, 2, "f16", 1, False, {"conifer.qmatmul/1": "a"}, ("f16",)),
+        "why",
+        True,
+        0.25,
+    ),
     Started("1", 9, 4),
     Text("1", "piece", (TokenLogprob("p", -0.5, (("q", -1.0),)),)),
     Finished("1", "stop", 9, 4, 3, 0.1, 0.2),
