@@ -85,7 +85,7 @@ def read() -> State:
     path = plugins_dir() / "registry.json"
     try:
         found = os.stat(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return State(())
     return _read_version(path, found.st_mtime_ns, found.st_size, found.st_ino)
 

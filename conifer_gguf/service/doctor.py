@@ -147,11 +147,14 @@ def _machine(tuned: Tuning | None, findings: list[Finding]) -> Machine:
     except ConiferError as error:
         findings.append(Finding(True, error.fact, REINSTALL))
         taken = "none"
-    if taken == "scalar":
-        fact = (
-            "kernels take no vector instructions (CONIFER_ISA, or a processor without AVX2): hybrids are slow"
-        )
+    if asked := os.environ.get("CONIFER_ISA"):
+        fact = f"CONIFER_ISA is `{asked}`: kernels take {taken}, whatever more the processor has"
         findings.append(Finding(False, fact, "unset CONIFER_ISA"))
+    elif taken == "scalar":
+        fact = (
+            "the processor has no vector instructions that kernels take (AVX2 or AVX-512): hybrids are slow"
+        )
+        findings.append(Finding(False, fact, f"export {RUNTIME.name}=llama.cpp"))
     return Machine(
         cpu=cpu_name(),
         features=cpu_features(),
@@ -178,8 +181,8 @@ def _libraries(findings: list[Finding]) -> Libraries:
         repacking = "safe" if repack.repacking_is_safe() else "crashes"
     if repacking == "crashes":
         fact = (
-            "llama.cpp's AMX product crashes here: its compiler drops stores to the tile configuration, so "
-            "llama.cpp runs models without rearranging their weights"
+            "llama.cpp's AMX product crashes here, as some compilers build it, so its weights are used as they "
+            "lie in the file"
         )
         build = f"CC=clang CXX=clang++ pip install --force-reinstall --no-deps --no-cache-dir '{pinned}'"
         findings.append(Finding(False, fact, build))
@@ -189,7 +192,9 @@ def _libraries(findings: list[Finding]) -> Libraries:
 
 def _home(findings: list[Finding]) -> Home:
     folder = home()
-    nearest = next(p for p in (folder, *folder.parents) if p.exists())
+    nearest = next(
+        p for p in (folder, *folder.parents) if os.path.exists(p)
+    )  # False, too, where it is hidden
     problem = _write_problem(nearest)
     if problem:
         findings.append(Finding(True, f"{folder} cannot be written: {problem}", f"export {HOME.name}=FOLDER"))

@@ -195,6 +195,18 @@ def test_a_runtime_that_does_not_exist_is_wrong(monkeypatch: pytest.MonkeyPatch)
     assert hint == "unset CONIFER_GGUF_RUNTIME"
 
 
+def test_a_forced_instruction_set_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONIFER_ISA", "avx2")
+    report = doctor.examine()
+    assert report.healthy
+    assert any(f.fact.startswith("CONIFER_ISA is `avx2`: kernels take ") for f in report.findings)
+
+
+def test_a_processor_without_vector_loops_is_sent_to_llama_cpp(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.host, "instruction_set", lambda: "scalar")
+    assert any(f.hint == "export CONIFER_GGUF_RUNTIME=llama.cpp" for f in doctor.examine().findings)
+
+
 def test_repacking_that_crashes_is_advice_because_the_program_lives_with_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
