@@ -121,6 +121,12 @@ def remembered() -> Tuning | None:
     return found.tuning if found and found.key == wanted else None
 
 
+def n_threads() -> int:
+    """What a hybrid is loaded with here; what is to be compared with one gets as many."""
+    found = remembered()
+    return found.n_threads if found else default_threads()
+
+
 def remember(tuning: Tuning) -> Path:
     """Keep a result, in place of the one before. Raises OSError where the home cannot be written."""
     now = key()

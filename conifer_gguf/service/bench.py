@@ -85,7 +85,8 @@ def lanes_of(model: LocalModel, wish: Wish) -> list[Lane]:
             f"a depth of {wish.depths[-1]} needs a window of {longest} tokens, `{model.name}` was made for {native}",
             "depths",
         )
-    threads = _threads(wish, runtime)
+    # One number for every lane, so that a ratio is not one of threads.
+    threads = wish.n_threads or (tuning.n_threads() if runtime == "hybrid" else default_threads())
 
     def lane(runtime: str, setting: str, llama: LlamaSetting | None) -> Lane:
         subject = Subject(model.path, model.name, runtime, threads, wish.cache_type, llama)
@@ -124,12 +125,6 @@ def measure(model: LocalModel, wish: Wish, bandwidth: float, tell: Tell) -> list
             found.append(_point(model, header, wish, depth, lane, opened, rounds, bandwidth, share, together))
     results.keep(found)
     return found
-
-
-def _threads(wish: Wish, runtime: str) -> int:
-    """One number for every lane: what is asked for, else what a hybrid is loaded with here, else the default."""
-    tuned = tuning.remembered() if runtime == "hybrid" and wish.n_threads is None else None
-    return wish.n_threads or (tuned.n_threads if tuned else default_threads())
 
 
 def machine_bandwidth(wish: Wish) -> float:
