@@ -46,7 +46,7 @@ def _show(found: Tuning) -> None:
         click.echo()
     click.echo(summary(found))
     if found.trials:
-        least = f"anything else gained less than {MARGIN:.0%}"
+        least = f"a gain of less than {MARGIN:.0%} changes nothing"
         render.notice(f"measured for {found.seconds:.1f} s and remembered; {least}")
     if found.untried:
         types = ", ".join(dtype.upper() for dtype in found.untried)

@@ -3,7 +3,8 @@
 Two things are choosable: how many threads compute, and whether the products with a type of weights go to the registered
 kernel or to ggml. A type goes one way for every number of rows: divided between a prompt and single tokens, a row's bits would
 depend on how the prompt was cut. The default (physical cores, the registered kernel) stays unless something else was faster by
-more than MARGIN, in three of four turns.
+more than MARGIN, in three of four turns, single tokens and prompts together. A kernel was registered on purpose and is the more
+exact one, so ggml must not be slower than it at either.
 
 A result is for one processor, set of features, number of cores and version of whatever was measured; anything else is as if
 nothing had been measured. `tune.py` measures.
@@ -169,6 +170,9 @@ def _of(trials: Iterable[Trial], option: str, value: str) -> list[Trial]:
 def _gain(trials: Sequence[Trial]) -> float | None:
     """The geometric mean of the ratios where it is worth a change: a prompt and single tokens count alike, and both were tried."""
     if len({t.n_rows for t in trials}) < N_PHASE:
+        return None
+
+    if any(t.option == "product" and t.ratio > 1 for t in trials):
         return None
 
     def mean(ratios: Iterable[float]) -> float:

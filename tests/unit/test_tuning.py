@@ -42,11 +42,15 @@ def test_the_default_stays_where_a_quarter_of_the_turns_said_the_opposite() -> N
     assert decide(trials, 4).by_ggml == ()
 
 
-def test_single_tokens_and_prompts_count_alike() -> None:
-    faster_at_prompts = [product("q8_0", 1, 1.5), product("q8_0", 512, 0.9)]
-    assert decide(faster_at_prompts, 4).by_ggml == ()
-    much_faster_at_prompts = [product("q8_0", 1, 1.1), product("q8_0", 512, 0.5)]
-    assert decide(much_faster_at_prompts, 4).by_ggml == ("q8_0",)
+def test_for_threads_single_tokens_and_prompts_count_alike() -> None:
+    assert decide([threads(2, 1, 0.7), threads(2, 512, 1.5)], 4).n_threads == 4
+    assert decide([threads(2, 1, 0.7), threads(2, 512, 1.2)], 4).n_threads == 2
+
+
+def test_ggml_takes_no_product_where_it_is_slower_at_single_tokens_or_at_prompts() -> None:
+    assert decide([product("f16", 1, 0.72), product("f16", 512, 1.26)], 4).by_ggml == ()
+    assert decide([product("f16", 1, 1.05), product("f16", 512, 0.5)], 4).by_ggml == ()
+    assert decide([product("f16", 1, 0.44), product("f16", 512, 0.72)], 4).by_ggml == ("f16",)
 
 
 def test_nothing_is_chosen_by_one_of_the_two_alone() -> None:
