@@ -322,6 +322,46 @@ class BrokenSequence(ConiferError):
         return f"sequence {self.sequence} was torn by a step that did not finish"
 
 
+# --- this machine ----------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class MeasuringDied(ConiferError):
+    """The process that measures this machine ended before its result; `what` it had begun to measure last."""
+
+    code: ClassVar[str] = "measuring_died"
+    what: str
+    cause: str
+    last_words: str = ""
+
+    @property
+    def fact(self) -> str:
+        during = f" during {self.what}" if self.what else ""
+        words = f": {self.last_words}" if self.last_words else ""
+        return f"the process that measures this machine died{during} ({self.cause}){words}"
+
+    @property
+    def hint(self) -> str | None:
+        return "conifer-gguf doctor"
+
+
+@dataclass(eq=False)
+class HomeNotWritable(ConiferError):
+    """The folder for models, plugins and caches; `problem` in the system's words."""
+
+    code: ClassVar[str] = "home_not_writable"
+    path: str
+    problem: str
+
+    @property
+    def fact(self) -> str:
+        return f"{self.path} cannot be written: {self.problem}"
+
+    @property
+    def hint(self) -> str | None:
+        return "export CONIFER_GGUF_HOME=FOLDER with a folder of your own"
+
+
 # --- downloads -------------------------------------------------------------------------------------------------
 
 

@@ -88,6 +88,22 @@ CK_EXPORT void conifer_report_abort(const char *message) {
     (void)written;
 }
 
+/* [any] The instruction set that kernels take here; CONIFER_ISA can ask for a smaller one. */
+CK_EXPORT const char *conifer_instruction_set(void) {
+    switch (ck_instruction_set()) {
+    case CK_SET_AVX512:
+        return "avx512";
+    case CK_SET_AVX2:
+        return "avx2";
+    default:
+#if defined(__aarch64__)
+        return "neon";
+#else
+        return "scalar";
+#endif
+    }
+}
+
 /* [any] n rounds of independent float32 multiply-adds in registers, on the instruction set that kernels take; returns how many
  * there were. `plugins bench` times it as the peak of this processor. */
 CK_EXPORT int64_t conifer_multiply_add(int64_t n) {

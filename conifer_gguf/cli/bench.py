@@ -156,7 +156,9 @@ def _show(points: Sequence[Measured]) -> None:
 def accelerated(p: Measured) -> str:
     """Who computed what ggml can do as well."""
     ops = {"attention": "conifer.attention/1", "products": "conifer.qmatmul/1"}
-    return ", ".join(f"{what} by {p.accelerators.get(op, 'ggml')}" for what, op in ops.items())
+    words = ", ".join(f"{what} by {p.accelerators.get(op, 'ggml')}" for what, op in ops.items())
+    types = ", ".join(dtype.upper() for dtype in p.by_ggml)
+    return f"{words}, those with {types} weights by ggml, which is faster here" if types else words
 
 
 def _cells(p: Measured) -> tuple[str, ...]:

@@ -14,9 +14,11 @@ from ..native_api import registry
 from ..native_api.cdef import ABI_VERSION
 from ..native_api.state import cpu_features
 from ..ops import contracts
+from ..runtimes import tuning
 from ..settings import home, include_dir
 from . import _plugins_bench, _plugins_check, render
 from ._progress import working
+from .tune import summary
 
 
 @click.group("plugins", short_help="Register, check, measure and write kernel plugins.")
@@ -146,12 +148,14 @@ def _shown(folder: Path) -> str:
 @command.command()
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def info(as_json: bool) -> None:
-    """Show what a plugin author needs to know of this host: ABI, headers, ops, processor."""
+    """Show what a plugin author needs to know of this host: ABI, headers, ops, processor, what was measured here."""
+    tuned = tuning.remembered()
     facts = {
         "abi": ABI_VERSION,
         "headers": str(include_dir()),
         "store": str(home() / "plugins"),
         "cpu": cpu_features(),
+        "tuned": asdict(tuned) if tuned else None,
         "ops": [{"op": c.op, "title": c.title, "layers": c.layers, "folder": str(c.folder)} for c in contracts().values()],
     }  # fmt: skip
     if as_json:
@@ -160,5 +164,6 @@ def info(as_json: bool) -> None:
     click.echo(f"kernel ABI  {facts['abi']}")
     click.echo(f"headers     {facts['headers']}")
     click.echo(f"store       {facts['store']}")
-    click.echo(f"processor   {facts['cpu']}\n")
+    click.echo(f"processor   {facts['cpu']}")
+    click.echo(f"tuned       {summary(tuned) if tuned else 'not yet'}\n")
     render.table(("OP", "LAYERS", "TITLE"), [(c.op, c.layers or "", c.title) for c in contracts().values()])

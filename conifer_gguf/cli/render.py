@@ -36,6 +36,19 @@ def as_json(value: Any) -> None:
     sys.stdout.write("\n")
 
 
+def facts(rows: Sequence[tuple[str, str]]) -> None:
+    """A name and a value a line, the values below one another."""
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        click.echo(f"{name.ljust(width)}  {value}")
+
+
+def finding(kind: str, fact: str, hint: str) -> None:
+    """One line that ends with the next command."""
+    colour = "red" if kind == "wrong" else "yellow"
+    click.echo(f"{click.style(f'{kind}:', fg=colour)} {fact}; {click.style('hint:', fg='cyan')} {hint}")
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Columns padded to their widest cell; readable without colour, greppable."""
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]

@@ -21,7 +21,7 @@ LARGE_F32 = 1 << 20  # elements
 def multiply(g: Graph, weight: Tensor, x: Tensor) -> Tensor:
     """weight: [d_out, d_in], x: [..., d_in] -> [..., d_out]. A row's bits depend on no other row with a kernel."""
     d_out, d_in = weight.shape
-    if OP in g.kernels and not (weight.dtype == "f32" and d_out * d_in > LARGE_F32):
+    if OP in g.kernels and not _is_ggmls(g, weight):
         n = math.prod(x.shape[:-1])
         rows = x if len(x.shape) == 2 else g.view(g.contiguous(x), (n, d_in), (4 * d_in, 4), 0)
         y = kernel_node.offer(g, OP, (rows, weight), n, weight.name)
@@ -31,6 +31,12 @@ def multiply(g: Graph, weight: Tensor, x: Tensor) -> Tensor:
     g.split_dependent.append(weight.name)
     pointer = g.lib.ggml_mul_mat(g.context, weight.pointer, x.pointer)
     return g.made(pointer, (*x.shape[:-1], d_out), name=weight.name)
+
+
+def _is_ggmls(g: Graph, weight: Tensor) -> bool:
+    """True for a weight whose product ggml computes faster, by what was measured of its type here or of large ones anywhere."""
+    large = weight.dtype == "f32" and math.prod(weight.shape) > LARGE_F32
+    return large or weight.dtype in g.kernels[OP].by_ggml
 
 
 def multiply_per_head(g: Graph, weight: Tensor, x: Tensor) -> Tensor:

@@ -13,10 +13,14 @@ from ..ops import Contract
 
 @dataclass(frozen=True)
 class Supply:
-    """The contract of one op and its registered kernels in order of preference."""
+    """The contract of one op and its registered kernels in order of preference.
+
+    `by_ggml` are types of weights that ggml multiplies by on this machine although a kernel would.
+    """
 
     contract: Contract
     kernels: tuple[Kernel, ...]
+    by_ggml: tuple[str, ...] = ()
 
     def willing(self, call: Call) -> Kernel | None:
         """The first kernel that takes this call."""

@@ -215,9 +215,13 @@ class Backend:
         self.n_threads, self.copies = n_threads, copies
         self.context = ggml.new_context(512, 1024)
         self.backend = self.lib.ggml_backend_cpu_init()
-        self.lib.ggml_backend_cpu_set_n_threads(self.backend, n_threads)
+        self.set_threads(n_threads)
         self.nodes: list[Any] = []
         self._buffer: Any = None
+
+    def set_threads(self, n: int) -> None:
+        """Compute with fewer threads than graphs were planned for, or with as many again."""
+        self.lib.ggml_backend_cpu_set_n_threads(self.backend, n)
 
     def tensor(self, shape: Sequence[int], dtype: str = "f32") -> Any:
         return ggml.new_tensor(self.context, dtype, shape)

@@ -87,7 +87,7 @@ def time_product(
     size = weight.stored.nbytes
     copies = max(1, min(MOST_COPIES, COPIED_BYTES // size)) if n_tokens <= FEW else 1
     with Backend(n_threads, copies) as backend:
-        sides = _Sides(backend, contract, kernel, x, weight)
+        sides = Sides(backend, contract, kernel, x, weight)
         sides.ours()
         sides.theirs()
         expected = x[-CHECKED:].astype(np.float64) @ weight.value.T
@@ -118,11 +118,11 @@ def _error(found: Float32, expected: Float64) -> float:
     return float(np.sqrt(((found - expected) ** 2).mean() / (expected**2).mean()))
 
 
-class _Sides:
-    """Both products of the same tensors."""
+class Sides:
+    """Both products of the same tensors; only ggml's without a kernel."""
 
     def __init__(
-        self, backend: Backend, contract: Contract, kernel: Kernel, x: Float32, weight: Array
+        self, backend: Backend, contract: Contract, kernel: Kernel | None, x: Float32, weight: Array
     ) -> None:
         self.backend, self.kernel = backend, kernel
         self.shape = (len(x), weight.shape[0])
@@ -130,29 +130,15 @@ class _Sides:
         weights = [backend.tensor(weight.shape, weight.dtype) for _ in range(backend.copies)]
         self._failure = host.ffi.new("int32_t[2]")
         self._tasks: list[Any] = []
-        self._calls = [
-            Call(
-                contract,
-                [View.dense("f32", x.shape), View.dense(weight.dtype, weight.shape, constant=True)],
-                [],
-                [View.dense("f32", self.shape)],
-            )
-            for _ in weights
-        ]
-        need = kernel.plan(self._calls[0], backend.n_threads)
-        self._scratch = Region(max(1, need.scratch_bytes))
-        self._ours = [
-            backend.custom_node(
-                kernel, call, need.n_phase, self.shape, self._failure, self._scratch, self._tasks
-            )
-            for call in self._calls
-        ]
+        self._calls = [product_call(contract, x, weight) for _ in weights] if kernel else []
+        self._ours = self._nodes(kernel) if kernel else []
         self._theirs = [backend.lib.ggml_mul_mat(backend.context, w, activations) for w in weights]
         self._graphs = [backend.graph(nodes) for nodes in (self._ours, self._theirs)]
         backend.allocate()
         backend.set(activations, x)
-        for w, call, output in zip(weights, self._calls, self._ours, strict=True):
+        for w in weights:
             backend.set(w, weight.stored)
+        for w, call, output in zip(weights, self._calls, self._ours, strict=bool(kernel)):
             places: tuple[tuple[Role, int, Any], ...] = (
                 ("input", 0, activations),
                 ("input", 1, w),
@@ -162,7 +148,19 @@ class _Sides:
                 call.set_data(role, i, host.address(backend.lib.ggml_get_data(tensor)))
             call.set_sequences([0, len(x)], [0])
 
+    def _nodes(self, kernel: Kernel) -> list[Any]:
+        backend = self.backend
+        need = kernel.plan(self._calls[0], backend.n_threads)
+        self._scratch = Region(max(1, need.scratch_bytes))
+        return [
+            backend.custom_node(
+                kernel, call, need.n_phase, self.shape, self._failure, self._scratch, self._tasks
+            )
+            for call in self._calls
+        ]
+
     def ours(self) -> None:
+        assert self.kernel is not None
         self.backend.compute(self._graphs[0])
         if self._failure[0]:
             raise self.kernel.failed(self._failure[0], "while it was timed")
@@ -173,3 +171,13 @@ class _Sides:
     def outputs(self) -> list[Float32]:
         """The last rows of each side's first product."""
         return [self.backend.values(nodes[0], self.shape)[-CHECKED:] for nodes in (self._ours, self._theirs)]
+
+
+def product_call(contract: Contract, x: Float32, weight: Array) -> Call:
+    """A call without addresses, to ask a kernel or to build a graph with."""
+    return Call(
+        contract,
+        [View.dense("f32", x.shape), View.dense(weight.dtype, weight.shape, constant=True)],
+        [],
+        [View.dense("f32", (len(x), weight.shape[0]))],
+    )

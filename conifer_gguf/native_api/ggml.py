@@ -145,14 +145,24 @@ def library() -> Any:
 
     Raises RuntimeFailure, once and in one sentence, for a ggml that the bindings were not checked against.
     """
-    lib = ffi.dlopen(ffi.cast("void *", llama._lib._handle))
-    version = ffi.string(lib.ggml_version()).decode()
-    if version not in VERSIONS:
+    if version() not in VERSIONS:
         raise RuntimeFailure(
             "binding ggml",
-            f"the installed llama-cpp-python ships ggml {version}, the hybrid runtime knows {', '.join(VERSIONS)}",
+            f"the installed llama-cpp-python ships ggml {version()}, the hybrid runtime knows {', '.join(VERSIONS)}",
         )
-    return lib
+    return _open()
+
+
+@functools.cache
+def version() -> str:
+    """Of the ggml that is installed, known here or not."""
+    text: str = ffi.string(_open().ggml_version()).decode()
+    return text
+
+
+@functools.cache
+def _open() -> Any:
+    return ffi.dlopen(ffi.cast("void *", llama._lib._handle))
 
 
 @functools.cache

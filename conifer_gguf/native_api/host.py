@@ -33,6 +33,7 @@ ffi.cdef(
     bool conifer_note_time(void *userdata);
     void conifer_report_abort(const char *message);
     int64_t conifer_multiply_add(int64_t n);
+    const char *conifer_instruction_set(void);
     """
 )
 
@@ -56,6 +57,12 @@ def library() -> Any:
 def address(pointer: Any) -> int:
     """The address behind a pointer of any FFI instance's own types."""
     return int(ffi.cast("uintptr_t", pointer))
+
+
+def instruction_set() -> str:
+    """avx512, avx2, neon or scalar: what kernels take on this processor, unless CONIFER_ISA asks for less."""
+    name: str = ffi.string(library().conifer_instruction_set()).decode()
+    return name
 
 
 def multiply_adds(seconds: float) -> float:

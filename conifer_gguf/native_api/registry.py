@@ -30,6 +30,7 @@ __all__ = [
     "Candidate",
     "Registered",
     "contract_for",
+    "damaged",
     "kernel_for",
     "kernels_for",
     "known",
@@ -39,6 +40,8 @@ __all__ = [
     "register",
     "registered",
     "resolve",
+    "stale",
+    "suppliers_of",
     "tried",
     "unregister",
 ]
@@ -115,9 +118,13 @@ def kernel_for(op: str) -> Kernel:
 def kernels_for(op: str) -> tuple[Kernel, ...]:
     """Every kernel of `op` in order of preference: one that answers CK_UNSUPPORTED passes the call to the next."""
     recheck(op)
+    return tuple(k for p in suppliers_of(op) for k in _loaded(p).kernels if k.op == op)
+
+
+def suppliers_of(op: str) -> tuple[Registered, ...]:
+    """The registered plugins that may run `op`, in order of preference; nothing is loaded."""
     usable = [p for p in registered() if op in p.ops and not changed(p)]
-    order = sorted(usable, key=lambda p: (p.rank, -p.preference(op)))
-    return tuple(k for p in order for k in _loaded(p).kernels if k.op == op)
+    return tuple(sorted(usable, key=lambda p: (p.rank, -p.preference(op))))
 
 
 def contract_for(op: str) -> Contract:
@@ -142,6 +149,11 @@ def changed(plugin: Registered) -> str | None:
     return f"{plugin.origin} changed since it was registered (sha256 {now[:12]}, was {plugin.sha256[:12]})"
 
 
+def damaged(plugin: Registered) -> bool:
+    """True where the private copy is gone, or is not what was registered: every use is refused then."""
+    return not plugin.library.is_file() or _sha256_at(plugin.library) != plugin.sha256
+
+
 def recheck(op: str | None = None) -> tuple[Registered, ...]:
     """Try again what an upgrade of the package or another processor made stale, of one op or all; returns those.
 
@@ -149,7 +161,7 @@ def recheck(op: str | None = None) -> tuple[Registered, ...]:
     """
 
     def concerned(plugin: Registered) -> bool:
-        return _stale(plugin) and (op is None or op in plugin.ops)
+        return stale(plugin) and (op is None or op in plugin.ops)
 
     if not any(concerned(p) for p in registered()):
         return ()
@@ -202,7 +214,8 @@ def _refuse_taken_name(found: Candidate, taken: Iterable[tuple[str, str]]) -> No
             )
 
 
-def _stale(plugin: Registered) -> bool:
+def stale(plugin: Registered) -> bool:
+    """True for a plugin that is tried again before its next use: the package or the processor changed."""
     if plugin.cpu != state.cpu_features():
         return True
     return plugin.source == "bundled" and plugin.package_version != state.package_version()

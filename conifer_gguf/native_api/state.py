@@ -85,7 +85,7 @@ def read() -> State:
     path = plugins_dir() / "registry.json"
     try:
         found = os.stat(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return State(())
     return _read_version(path, found.st_mtime_ns, found.st_size, found.st_ino)
 
@@ -172,6 +172,16 @@ def _store(digest: str) -> Path:
 @functools.cache
 def package_version() -> str:
     return importlib.metadata.version("conifer-gguf")
+
+
+@functools.cache
+def cpu_name() -> str:
+    """What the processor calls itself; part of everything that was measured."""
+    lines: list[str] = []
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
 @functools.cache

@@ -22,8 +22,9 @@ CacheType = Literal["f16", "f32", "q8_0"]
 class RuntimeInfo:
     """Facts fixed at load. `n_ctx` counts tokens per sequence; `can_trim` is False where a carry can't be rolled back.
 
-    `accelerators` are ops of ggml's that a registered plugin computes, with its id. `split_dependent` names what may give
-    other bits when the same tokens come in other steps: weights, ops or a whole runtime.
+    `accelerators` are ops of ggml's that a registered plugin computes, with its id; `by_ggml` types of weights that ggml
+    multiplies by all the same, because that is faster here. `split_dependent` names what may give other bits when the same
+    tokens come in other steps: weights, ops or a whole runtime.
     """
 
     name: Literal["llama.cpp", "hybrid"]
@@ -35,6 +36,7 @@ class RuntimeInfo:
     max_sequences: int
     can_trim: bool
     accelerators: dict[str, str] = field(default_factory=dict)
+    by_ggml: tuple[str, ...] = ()
     split_dependent: tuple[str, ...] = ("llama.cpp",)
 
     @property

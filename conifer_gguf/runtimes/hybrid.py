@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -30,8 +31,9 @@ CHUNK = 512  # tokens of one step, over all sequences
 class HybridRuntime:
     """A model that our engine runs; see `Runtime` for the contract of every method.
 
-    Every op of `architecture.KERNELS` must have a registered kernel. Raises BadModelFile or ShapeMismatch for a file
-    whose keys and tensors do not fit the architecture.
+    Every op of `architecture.KERNELS` must have a registered kernel. `by_ggml` are types of weights whose products ggml
+    computes although a kernel is registered. Raises BadModelFile or ShapeMismatch for a file whose keys and tensors do
+    not fit the architecture.
     """
 
     def __init__(
@@ -43,13 +45,14 @@ class HybridRuntime:
         n_threads: int,
         cache_type: CacheType = "f16",
         max_sequences: int = 1,
+        by_ggml: tuple[str, ...] = (),
     ) -> None:
         self._length: dict[SequenceId, int] = {}
         self._broken: set[SequenceId] = set()
         self._alive = True
         self._closers: list[WeightFile | Pools | Executor] = []
         try:
-            self._open(header, architecture, n_ctx, n_threads, cache_type, max_sequences)
+            self._open(header, architecture, n_ctx, n_threads, cache_type, max_sequences, by_ggml)
         except BaseException:
             self.shutdown()
             raise
@@ -62,11 +65,14 @@ class HybridRuntime:
         n_threads: int,
         cache_type: CacheType,
         max_sequences: int,
+        by_ggml: tuple[str, ...],
     ) -> None:
         with ThreadPoolExecutor(1) as other:
             # In llama.cpp, half of the time that loading takes.
             vocabulary = other.submit(load_vocabulary, header)
-            faster, split_dependent = self._build(header, architecture, n_ctx, n_threads, cache_type, max_sequences)
+            faster, split_dependent = self._build(
+                header, architecture, n_ctx, n_threads, cache_type, max_sequences, by_ggml
+            )
             self.vocabulary = vocabulary.result()
         self.info = RuntimeInfo(
             name="hybrid",
@@ -82,6 +88,7 @@ class HybridRuntime:
                 for op, supply in faster.items()
                 if op != ATTENTION or self._pools.blocks
             },
+            by_ggml=by_ggml if PRODUCT in faster else (),
             split_dependent=split_dependent,
         )
 
@@ -93,12 +100,15 @@ class HybridRuntime:
         n_threads: int,
         cache_type: CacheType,
         max_sequences: int,
+        by_ggml: tuple[str, ...],
     ) -> tuple[Mapping[str, Supply], tuple[str, ...]]:
         """Weights, pools and the largest graph: the kernels that stand in for ggml's operators, and what splits change."""
         hp = architecture.Hyper.read(Keys(header))
         weights = WeightFile(header)
         self._closers.append(weights)
-        faster = accelerators((ATTENTION, PRODUCT, EXPERTS))
+        faster = dict(accelerators((ATTENTION, PRODUCT, EXPERTS)))
+        if PRODUCT in faster:
+            faster[PRODUCT] = replace(faster[PRODUCT], by_ggml=by_ggml)
         self._pools = Pools(architecture.carry(hp), max_sequences, n_ctx, cache_type, faster.get(ATTENTION))
         self._closers.append(self._pools)
         root = Weights(weights)

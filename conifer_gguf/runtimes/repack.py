@@ -7,6 +7,7 @@ tiny model once, and the answer is kept until the library changes.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import subprocess
@@ -29,7 +30,7 @@ TIMEOUT_S = 60
 @functools.cache
 def repacking_is_safe() -> bool:
     """True where llama.cpp's default weight layout can be trusted not to crash."""
-    if "amx_int8" not in _cpu_flags():
+    if not needs_a_trial():
         return True
     library = sorted((Path(llama_cpp.__file__).parent / "lib").glob("libggml-cpu*"))[0].stat()
     answer = home() / "machine" / f"amx-{library.st_size}-{library.st_mtime_ns}.json"
@@ -45,9 +46,15 @@ def repacking_is_safe() -> bool:
             safe = child.returncode == 0
         except subprocess.TimeoutExpired:
             safe = False
-    answer.parent.mkdir(parents=True, exist_ok=True)
-    answer.write_text(json.dumps(safe))
+    with contextlib.suppress(OSError):  # a home that cannot be written costs a trial each time, and no model
+        answer.parent.mkdir(parents=True, exist_ok=True)
+        answer.write_text(json.dumps(safe))
     return safe
+
+
+def needs_a_trial() -> bool:
+    """True where the processor has AMX, whose products are the ones that crash."""
+    return "amx_int8" in _cpu_flags()
 
 
 def _cpu_flags() -> frozenset[str]:

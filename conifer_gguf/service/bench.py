@@ -14,6 +14,8 @@ from ..engine import memory
 from ..errors import BadRequest
 from ..gguf import Header, read_header
 from ..native_api.bandwidth import read_bandwidth
+from ..native_api.state import cpu_name
+from ..runtimes import tuning
 from ..runtimes.llama import LlamaSetting
 from ..runtimes.repack import repacking_is_safe
 from ..runtimes.threads import default_threads
@@ -83,7 +85,8 @@ def lanes_of(model: LocalModel, wish: Wish) -> list[Lane]:
             f"a depth of {wish.depths[-1]} needs a window of {longest} tokens, `{model.name}` was made for {native}",
             "depths",
         )
-    threads = wish.n_threads or default_threads()
+    # One number for every lane, so that a ratio is not one of threads.
+    threads = wish.n_threads or (tuning.n_threads() if runtime == "hybrid" else default_threads())
 
     def lane(runtime: str, setting: str, llama: LlamaSetting | None) -> Lane:
         subject = Subject(model.path, model.name, runtime, threads, wish.cache_type, llama)
@@ -201,10 +204,11 @@ def _point(
         bandwidth_share=statistics.median(decode) * share,
         read_bandwidth=bandwidth,
         interleaved=together,
-        machine=results.machine(),
+        machine=cpu_name(),
         version=version("conifer-gguf"),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         accelerators=opened.info.accelerators,
+        by_ggml=opened.info.by_ggml,
     )
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ..errors import BadRequest
 from ..gguf import read_header
+from ..runtimes import tuning
 from ..store.library import LocalModel
 from ..worker.gauge import Subject
 from ..worker.gauge_process import GaugeProcess
@@ -89,6 +90,7 @@ def compare(model: LocalModel, wish: Wish, tell: Callable[[str], None]) -> Compa
     header = read_header(model.path)
     for runtime in RUNTIMES:
         status.require_ready(model.name, header, runtime)
+    threads = wish.n_threads or tuning.n_threads()
     sides = []
     tokens: list[int] = []
     with tempfile.TemporaryDirectory(prefix="conifer-compare-") as folder:
@@ -96,7 +98,7 @@ def compare(model: LocalModel, wish: Wish, tell: Callable[[str], None]) -> Compa
         for runtime in RUNTIMES:
             tell(f"computing with {runtime}")
             llama = LLAMA_SETTINGS[wish.setting] if runtime == "llama.cpp" else None
-            subject = Subject(model.path, model.name, runtime, wish.n_threads, wish.cache_type, llama)
+            subject = Subject(model.path, model.name, runtime, threads, wish.cache_type, llama)
             with GaugeProcess(subject) as gauge:
                 side, tokens = _run(gauge, runtime, wish, tokens, files[runtime])
             sides.append(side)

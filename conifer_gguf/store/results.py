@@ -7,7 +7,6 @@ gigabytes of weights would not change a speed.
 from __future__ import annotations
 
 import hashlib
-import platform
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -56,7 +55,8 @@ class Measured:
     machine: str
     version: str
     date: str
-    accelerators: dict[str, str] = field(default_factory=dict)  # as in RuntimeInfo
+    accelerators: dict[str, str] = field(default_factory=dict)  # as in RuntimeInfo, like the next
+    by_ggml: tuple[str, ...] = ()
 
     def as_row(self) -> dict[str, object]:
         return asdict(self)
@@ -71,16 +71,6 @@ def content_id(header: Header) -> str:
         digest = hashlib.sha256(file.read(header.data_offset))
     digest.update(str(header.file_size).encode())
     return digest.hexdigest()[:16]
-
-
-def machine() -> str:
-    """The processor's name; part of every result."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def keep(points: Sequence[Measured]) -> None:

@@ -75,7 +75,7 @@ class Gauge:
         held = self._close_runtime()
         started = time.perf_counter()
         subject = self._subject
-        runtime = open_runtime(
+        loaded = open_runtime(
             subject.path,
             subject.name,
             runtime=subject.runtime,
@@ -83,8 +83,9 @@ class Gauge:
             n_threads=subject.n_threads,
             cache_type=subject.cache_type,
             llama=subject.llama,
-        ).runtime
-        load_s = time.perf_counter() - started
+        )
+        runtime = loaded.runtime
+        load_s = time.perf_counter() - started - loaded.tuned_s
         self._open_runtime = runtime
         self._sequence = runtime.open() if held is None else runtime.restore(held)
         return Opened(runtime.info, load_s)

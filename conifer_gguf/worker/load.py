@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -12,6 +13,7 @@ from ..engine.blocks import OP as ATTENTION
 from ..errors import BadRequest
 from ..gguf import Header, read_header
 from ..native_api import registry
+from ..runtimes import tune
 from ..runtimes.base import CacheType, Runtime
 from ..runtimes.choose import Choice, require
 from ..runtimes.hybrid import HybridRuntime
@@ -26,6 +28,7 @@ class LoadedModel:
     runtime: Runtime
     choice: Choice
     plan: memory.Plan
+    tuned_s: float = 0.0  # what measuring the machine took, at its first hybrid
 
 
 def plan_for(
@@ -62,6 +65,8 @@ def open_runtime(
 ) -> LoadedModel:
     """Load a model file. `llama` overrides what llama.cpp would be told, to measure it.
 
+    The first hybrid on a machine is preceded by a second of measuring, whose result is remembered (`runtimes/tuning.py`).
+
     Raises BadModelFile before native code sees a file that is not sound, DoesNotFit before anything is allocated,
     BadRequest for a value that makes no sense, ModelLoadGated where a kernel is missing.
     """
@@ -81,10 +86,16 @@ def open_runtime(
         "cache_type": cache_type,
         "max_sequences": max_sequences,
     }
+    tuned_s = 0.0
     if choice.runtime == "hybrid":
-        loaded: Runtime = HybridRuntime(header, architectures()[header.architecture], **how)
+        started = time.perf_counter()
+        tuned = tune.for_loading(header)
+        tuned_s = time.perf_counter() - started
+        how["n_threads"] = n_threads or tuned.n_threads
+        architecture = architectures()[header.architecture]
+        loaded: Runtime = HybridRuntime(header, architecture, by_ggml=tuned.by_ggml, **how)
     else:
         setting = llama or LlamaSetting()
         flash = plan.flash if setting.flash is None else setting.flash
         loaded = LlamaRuntime(path, flash=flash, repack=setting.repack, **how)
-    return LoadedModel(loaded, choice, plan)
+    return LoadedModel(loaded, choice, plan, tuned_s)

@@ -134,7 +134,8 @@ def decode(line: bytes) -> Message:
             data["messages"] = None if data["messages"] is None else tuple(data["messages"])
             data["stop"] = tuple(data["stop"])
         case "Loaded":
-            data["info"]["split_dependent"] = tuple(data["info"]["split_dependent"])
+            for field in ("by_ggml", "split_dependent"):
+                data["info"][field] = tuple(data["info"][field])
             data["info"] = RuntimeInfo(**data["info"])
             data["notices"] = tuple(data["notices"])
         case "Text":

@@ -81,7 +81,8 @@ def test_a_file_that_is_no_model_is_refused_before_anything_is_loaded(cli: Cli, 
 
 def test_every_command_explains_itself_with_examples(cli: Cli) -> None:
     listing = cli("--help").stdout
-    for command in ("bench", "catalog", "compare", "inspect", "list", "pull", "rm", "run", "serve", "show"):
+    names = "bench catalog compare doctor inspect list pull rm run serve show tune"
+    for command in names.split():
         assert command in listing
         assert "Examples:" in cli(command, "--help").stdout
 

@@ -17,7 +17,10 @@ from conifer_gguf.engine.compute import Built
 from conifer_gguf.engine.product import EXPERTS, OP
 from conifer_gguf.gguf import read_header
 from conifer_gguf.runtimes import hybrid
+from conifer_gguf.runtimes.choose import Choice
 from conifer_gguf.runtimes.hybrid import HybridRuntime
+from conifer_gguf.runtimes.tuning import Tuning
+from conifer_gguf.worker import load
 
 HERE = Path(__file__).parent
 
@@ -92,6 +95,33 @@ def test_every_weight_goes_through_the_kernel(model: HybridRuntime) -> None:
     tokens = np.array(some_tokens(3, model.info.n_vocab), np.int32)
     operations = {t.operation for t in model.measure(hybrid.Share(sequence, 0, 3), tokens)}
     assert not operations & {"MUL_MAT", "MUL_MAT_ID"}
+
+
+def test_a_type_that_ggml_multiplies_faster_here_goes_to_ggml(model: HybridRuntime) -> None:
+    header = read_header(HERE / "granite_moe" / "model-f32.gguf")
+    other = HybridRuntime(
+        header, architectures()[header.architecture], n_ctx=256, n_threads=2, by_ggml=("f32",)
+    )
+    sequence = other.open()
+    tokens = np.array(some_tokens(3, other.info.n_vocab), np.int32)
+    operations = [t.operation for t in other.measure(hybrid.Share(sequence, 0, 3), tokens)]
+    assert "MUL_MAT" in operations
+    assert "MUL_MAT_ID" not in operations  # of gathered experts nothing was measured
+    assert (model.info.by_ggml, other.info.by_ggml) == ((), ("f32",))
+    other.shutdown()
+
+
+@pytest.mark.usefixtures("model")
+def test_loading_a_file_follows_what_was_measured_unless_it_is_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(load, "require", lambda *_: Choice("hybrid", "for the test"))
+    monkeypatch.setattr(load.tune, "for_loading", lambda header: Tuning(3, ("f32",)))
+    path = HERE / "granite_moe" / "model-f32.gguf"
+    for asked, n_threads in ((None, 3), (1, 1)):
+        opened = load.open_runtime(path, "granite", n_ctx=64, n_threads=asked).runtime
+        assert (opened.info.n_threads, opened.info.by_ggml) == (n_threads, ("f32",))
+        opened.shutdown()
 
 
 def test_a_cut_of_the_prompt_changes_no_bit(model: HybridRuntime) -> None:

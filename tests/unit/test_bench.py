@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import numpy as np
@@ -13,9 +14,11 @@ from conifer_gguf.cli.bench import Depths, accelerated
 from conifer_gguf.cli.compare import Split
 from conifer_gguf.engine.memory import CACHE_BYTES
 from conifer_gguf.gguf import read_header
+from conifer_gguf.runtimes import tuning
 from conifer_gguf.service import bench, compare
 from conifer_gguf.service.bench import Wish
 from conifer_gguf.store import results
+from conifer_gguf.store.library import LocalModel
 from conifer_gguf.store.results import Measured
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -176,3 +179,17 @@ def test_results_that_cannot_be_read_are_none(home: Path) -> None:
 def test_a_row_says_who_computed_products_and_attention() -> None:
     ours = dataclasses.replace(POINT, accelerators={"conifer.qmatmul/1": "org.conifer.qmatmul"})
     assert accelerated(ours) == "attention by ggml, products by org.conifer.qmatmul"
+    partly = dataclasses.replace(ours, by_ggml=("f16", "bf16"))
+    assert accelerated(partly).endswith("those with F16, BF16 weights by ggml, which is faster here")
+
+
+def test_every_lane_has_the_threads_that_a_hybrid_is_loaded_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bench.status, "require_ready", lambda *_: SimpleNamespace(runtime="hybrid"))
+    model = LocalModel("granite", GRANITE, GRANITE.stat().st_size, None, None, "file", None)
+    tuning.remember(tuning.Tuning(5))
+    lanes = bench.lanes_of(model, Wish(n_prompt=16, n_decode=4, settings=("plain",)))
+    assert [lane.subject.n_threads for lane in lanes] == [5, 5]
+    asked = bench.lanes_of(model, Wish(n_prompt=16, n_decode=4, n_threads=3))
+    assert [lane.subject.n_threads for lane in asked] == [3]

@@ -42,7 +42,7 @@ MESSAGES: list[Message] = [
     Generate("2", prompt="x", max_tokens=5, top_logprobs=0),
     Cancel("1"),
     Loaded(RuntimeInfo("llama.cpp", "llama", 512, 99, 2, "f16", 1, True), "why", False, 0.25, ("n",)),
-    Loaded(RuntimeInfo("hybrid", "jamba", 99, 9, 1, "f32", 2, False, {}, ()), "why", True, 0.5, ()),
+    Loaded(RuntimeInfo("hybrid", "jamba", 99, 9, 1, "f32", 2, False, {}, ("f16",), ()), "why", True, 0.5, ()),
     Started("1", 9, 4),
     Text("1", "piece", (TokenLogprob("p", -0.5, (("q", -1.0),)),)),
     Finished("1", "stop", 9, 4, 3, 0.1, 0.2),
