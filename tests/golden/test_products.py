@@ -20,7 +20,7 @@ from conifer_gguf.runtimes import hybrid
 from conifer_gguf.runtimes.choose import Choice
 from conifer_gguf.runtimes.hybrid import HybridRuntime
 from conifer_gguf.runtimes.tuning import Tuning
-from conifer_gguf.worker import load
+from conifer_gguf.worker import load as worker_load
 
 HERE = Path(__file__).parent
 
@@ -115,11 +115,11 @@ def test_a_type_that_ggml_multiplies_faster_here_goes_to_ggml(model: HybridRunti
 def test_loading_a_file_follows_what_was_measured_unless_it_is_told_otherwise(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(load, "require", lambda *_: Choice("hybrid", "for the test"))
-    monkeypatch.setattr(load.tune, "for_loading", lambda header: Tuning(3, ("f32",)))
+    monkeypatch.setattr(worker_load, "require", lambda *_: Choice("hybrid", "for the test"))
+    monkeypatch.setattr(worker_load.tune, "for_loading", lambda header: Tuning(3, ("f32",)))
     path = HERE / "granite_moe" / "model-f32.gguf"
     for asked, n_threads in ((None, 3), (1, 1)):
-        opened = load.open_runtime(path, "granite", n_ctx=64, n_threads=asked).runtime
+        opened = worker_load.open_runtime(path, "granite", n_ctx=64, n_threads=asked).runtime
         assert (opened.info.n_threads, opened.info.by_ggml) == (n_threads, ("f32",))
         opened.shutdown()
 
