@@ -340,6 +340,15 @@ CK_FN void CK_ISA(steps)(int n, int fold, const ck_ints (*byte)[VECTORS], const 
     }
 }
 
+/* Step `at` of n_step asks for its share of the next tile's columns, which lie in the second cache at best. */
+CK_FN void CK_ISA(fetch_next)(int n, int n_step, int at, const int32_t *x) {
+    const int n_line = QM_COLUMN * QM_TILE / 16 / n_step;
+#pragma GCC unroll 6
+    for (int i = 0; n == QM_TILE && i < n_line; i++) {
+        __builtin_prefetch(x + QM_TILE * QM_COLUMN + 16 * (at * n_line + i));
+    }
+}
+
 CK_FN ckv CK_ISA(all_of)(const int32_t *x) {
     float f;
     memcpy(&f, x, sizeof f);
@@ -391,6 +400,7 @@ CK_FN void CK_ISA(tile_k)(int type, int n, int wide, const CK_ISA(panel) *w, con
                 QM_CENTRE(type) ? CK_ISA(all_ints)(x[(QM_START + f) * QM_TILE + t]) : (ck_ints){0};
         }
         CK_ISA(steps)(n, fold, w->byte + f * fold, x + f * fold * QM_TILE, part);
+        CK_ISA(fetch_next)(n, 64 / fold, f, x);
 #pragma GCC unroll 8
         for (int t = 0; t < n; t++) {
             total[t][0] = CK_ISA(fold)(wide, total[t][0], part[t][0], w->of[0].scale[f]);
@@ -451,6 +461,7 @@ CK_FN void CK_ISA(tile_32)(int type, int n, int n_32, const CK_ISA(panel) *w, co
             part[t][0] = part[t][1] = CK_ISA(all_ints)(x[(QM_START + j) * QM_TILE + t]);
         }
         CK_ISA(steps)(n, 8, w->byte + 8 * j, x + 8 * j * QM_TILE, part);
+        CK_ISA(fetch_next)(n, 8, j, x);
 #endif
 #pragma GCC unroll 8
         for (int t = 0; t < n; t++) {
@@ -466,19 +477,20 @@ CK_FN void CK_ISA(tile_32)(int type, int n, int n_32, const CK_ISA(panel) *w, co
     }
 }
 
-CK_FN void CK_ISA(tile)(int type, int n, int n_32, const CK_ISA(panel) *w, const int32_t *x, float (*sum)[ROWS]) {
+CK_FN int CK_ISA(is_wide)(int type, int n, const int32_t *x) {
+    (void)type;
     int wide = 0;
-    for (int t = 0; QM_CENTRE(type) > 8 && t < n; t++) {
+    for (int t = 0; CK_LANES == 16 && QM_CENTRE(type) > 8 && t < n; t++) {
         wide |= x[QM_WIDE * QM_TILE + t];
     }
+    return wide;
+}
+
+CK_FN void CK_ISA(tile)(int type, int n, int n_32, int wide, const CK_ISA(panel) *w, const int32_t *x, float (*sum)[ROWS]) {
     if (!QM_IS_K(type)) {
         CK_ISA(tile_32)(type, n, n_32, w, x, sum);
-    } else if (CK_LANES == 16 && wide) {
-        for (int t = 0; t < n; t++) {
-            CK_ISA(tile_k)(type, 1, 1, w, x + t, sum + t);
-        }
     } else {
-        CK_ISA(tile_k)(type, n, 0, w, x, sum);
+        CK_ISA(tile_k)(type, n, wide, w, x, sum);
     }
 }
 
@@ -684,16 +696,15 @@ CK_FN void CK_ISA(point_at_rows)(const product *p, int64_t first, const uint8_t 
     }
 }
 
-CK_FN void CK_ISA(store_group)(const product *p, const batch *tokens, int64_t first, float (*sum)[ROWS]) {
-    if (p->N - first >= ROWS) {
-        for (int64_t t = 0; t < tokens->n; t++) {
+/* Where n tokens from t on are done: while others are multiplied, stores to as many pages have time. */
+CK_FN void CK_ISA(store_rows)(const product *p, const batch *tokens, int64_t first, int64_t t, int64_t n, float (*sum)[ROWS]) {
+    for (const int64_t end = t + n; t < end; t++) {
+        if (p->N - first >= ROWS) {
             ck_store(tokens->y[t] + first, ck_load(sum[t]));
             ck_store(tokens->y[t] + first + CK_LANES, ck_load(sum[t] + CK_LANES));
+        } else {
+            memcpy(tokens->y[t] + first, sum[t], (size_t)(p->N - first) * sizeof(float));
         }
-        return;
-    }
-    for (int64_t t = 0; t < tokens->n; t++) {
-        memcpy(tokens->y[t] + first, sum[t], (size_t)(p->N - first) * sizeof(float));
     }
 }
 
@@ -706,8 +717,8 @@ typedef void CK_ISA(tile_function)(int n, int n_32, const CK_ISA(panel) *w, cons
 typedef void CK_ISA(alone_function)(int n_32, const uint8_t *const *row, int64_t b, const int32_t *x, float *sum,
                                     CK_ISA(ahead) *ahead);
 
-CK_FN void CK_ISA(multiply_group)(int type, CK_ISA(tile_function) *whole, CK_ISA(tile_function) *rest,
-                                  CK_ISA(alone_function) *alone, const product *p, const batch *tokens, int64_t first) {
+CK_FN void CK_ISA(multiply_group)(int type, CK_ISA(tile_function) *tiles, CK_ISA(alone_function) *alone, const product *p,
+                                  const batch *tokens, int64_t first) {
     float          sum[QM_BATCH][ROWS];
     CK_ISA(panel)  w;
     const uint8_t *row[ROWS];
@@ -730,28 +741,38 @@ CK_FN void CK_ISA(multiply_group)(int type, CK_ISA(tile_function) *whole, CK_ISA
         CK_ISA(unpack)(type, row, b, n_32, &w, &ahead);
         for (int64_t t = 0; t < tokens->n; t += QM_TILE) {
             const int n = (int)(tokens->n - t < QM_TILE ? tokens->n - t : QM_TILE);
-            (n == QM_TILE ? whole : rest)(n, n_32, &w, x[tokens->x[t]].number, sum + t);
+            tiles(n, n_32, &w, x[tokens->x[t]].number, sum + t);
+            if (b == n_panel - 1) {
+                CK_ISA(store_rows)(p, tokens, first, t, n, sum);
+            }
         }
     }
-    CK_ISA(store_group)(p, tokens, first, sum);
+    if (tokens->alone) {
+        CK_ISA(store_rows)(p, tokens, first, 0, tokens->n, sum);
+    }
 }
 
 /* Functions of their own, each with all registers: inlined into one, the compiler runs out of them. */
+#define QM_TILES(name, type, n_token, wide)                                                                            \
+    static __attribute__((noinline)) void CK_ISA(name)(int n_32, const CK_ISA(panel) *w, const int32_t *x,            \
+                                                       float (*sum)[ROWS]) {                                          \
+        CK_ISA(tile)(type, n_token, n_32, wide, w, x, sum);                                                            \
+    }
 #define QM_TYPE(name, type)                                                                                            \
-    static __attribute__((noinline)) void CK_ISA(whole_##name)(int n, int n_32, const CK_ISA(panel) *w,               \
-                                                               const int32_t *x, float (*sum)[ROWS]) {                \
-        for (int t = 0; t < n; t += TOKENS) {                                                                          \
-            CK_ISA(tile)(type, TOKENS, n_32, w, x + t, sum + t);                                                       \
-        }                                                                                                              \
-    }                                                                                                                  \
-    static __attribute__((noinline)) void CK_ISA(rest_##name)(int n, int n_32, const CK_ISA(panel) *w,                \
-                                                              const int32_t *x, float (*sum)[ROWS]) {                 \
+    QM_TILES(full_##name, type, TOKENS, 0)                                                                             \
+    QM_TILES(wide_##name, type, TOKENS, QM_IS_K(type))                                                                 \
+    QM_TILES(two_##name, type, 2, QM_IS_K(type))                                                                       \
+    QM_TILES(one_##name, type, 1, QM_IS_K(type))                                                                       \
+    static void CK_ISA(tiles_##name)(int n, int n_32, const CK_ISA(panel) *w, const int32_t *x, float (*sum)[ROWS]) { \
         int t = 0;                                                                                                     \
-        for (; TOKENS > 2 && t + 2 <= n; t += 2) {                                                                     \
-            CK_ISA(tile)(type, 2, n_32, w, x + t, sum + t);                                                            \
+        for (; t + TOKENS <= n; t += TOKENS) {                                                                         \
+            (CK_ISA(is_wide)(type, TOKENS, x + t) ? CK_ISA(wide_##name) : CK_ISA(full_##name))(n_32, w, x + t, sum + t); \
         }                                                                                                              \
-        for (; t < n; t++) {                                                                                           \
-            CK_ISA(tile)(type, 1, n_32, w, x + t, sum + t);                                                            \
+        for (; t + 2 <= n; t += 2) {                                                                                   \
+            CK_ISA(two_##name)(n_32, w, x + t, sum + t);                                                               \
+        }                                                                                                              \
+        if (t < n) {                                                                                                   \
+            CK_ISA(one_##name)(n_32, w, x + t, sum + t);                                                               \
         }                                                                                                              \
     }                                                                                                                  \
     static __attribute__((noinline)) void CK_ISA(alone_##name)(int n_32, const uint8_t *const *row, int64_t b,        \
@@ -759,7 +780,7 @@ CK_FN void CK_ISA(multiply_group)(int type, CK_ISA(tile_function) *whole, CK_ISA
         CK_ISA(alone)(type, n_32, row, b, x, sum, ahead);                                                              \
     }                                                                                                                  \
     static __attribute__((noinline)) void CK_ISA(group_##name)(const product *p, const batch *tokens, int64_t first) { \
-        CK_ISA(multiply_group)(type, CK_ISA(whole_##name), CK_ISA(rest_##name), CK_ISA(alone_##name), p, tokens, first); \
+        CK_ISA(multiply_group)(type, CK_ISA(tiles_##name), CK_ISA(alone_##name), p, tokens, first);                    \
     }
 QM_TYPE(q4_k, CK_Q4_K)
 QM_TYPE(q5_k, CK_Q5_K)
@@ -768,6 +789,7 @@ QM_TYPE(q8_0, CK_Q8_0)
 QM_TYPE(q4_0, CK_Q4_0)
 QM_TYPE(q5_0, CK_Q5_0)
 #undef QM_TYPE
+#undef QM_TILES
 
 /* ---- weights that are floats: nothing is rounded */
 
@@ -865,7 +887,7 @@ CK_FN void CK_ISA(multiply_floats)(int type, const product *p, const batch *toke
             }
         }
     }
-    CK_ISA(store_group)(p, tokens, first, sum);
+    CK_ISA(store_rows)(p, tokens, first, 0, tokens->n, sum);
 }
 
 /* Rows first .. end of the weight times one batch; first is a multiple of QM_SHARE. */
