@@ -571,7 +571,7 @@ CK_FN void CK_ISA(units_of_k)(int type, const uint8_t *p, int n, ck_ints *low, c
 /* - offset * the sum of each four activations, where sums of products begin. */
 CK_FN ck_ints CK_ISA(start_at)(int offset, ck_ints x) { return -CK_ISA(step)((ck_ints){0}, CK_ISA(all_ints)(BYTES(offset)), x); }
 
-CK_FN ckv CK_ISA(rows_k)(int type, const uint8_t *const *row, int64_t b, const int32_t *x, ckv y, int64_t ahead) {
+CK_FN ckv CK_ISA(rows_k)(int type, const uint8_t *const *row, int64_t b, const int32_t *x, ckv y, int64_t next) {
     const int       size = type == CK_Q4_K ? 144 : type == CK_Q5_K ? 176 : 210, n_part = type == CK_Q6_K ? 4 : 2;
     CK_ISA(factors) w;
     ck_ints         total = {0};
@@ -591,8 +591,8 @@ CK_FN ckv CK_ISA(rows_k)(int type, const uint8_t *const *row, int64_t b, const i
             for (int r = 0; r < 4; r++) {
                 const uint8_t *p = row[4 * i + r] + b * size;
                 ck_ints        q_low, q_high;
-                __builtin_prefetch(p + ahead + size / 2 * n);
-                __builtin_prefetch(p + ahead + size / 2 * n + 64);
+                __builtin_prefetch(p + next + size / 2 * n);
+                __builtin_prefetch(p + next + size / 2 * n + 64);
                 CK_ISA(units_of_k)(type, p, n, &q_low, &q_high);
                 of_low[r] = CK_ISA(step)(start_low, q_low, x_low);
                 of_high[r] = CK_ISA(step)(start_high, q_high, x_high);
@@ -623,7 +623,7 @@ CK_FN void CK_ISA(add_fifth)(ck_ints head, ck_ints *low, ck_ints *high) {
 }
 
 /* 256 inputs of a type with blocks of 32. */
-CK_FN ckv CK_ISA(rows_32)(int type, const uint8_t *const *row, int64_t b, const int32_t *x, ckv y, int64_t ahead) {
+CK_FN ckv CK_ISA(rows_32)(int type, const uint8_t *const *row, int64_t b, const int32_t *x, ckv y, int64_t next) {
     const int       size = type == CK_Q8_0 ? 34 : type == CK_Q4_0 ? 18 : 22, n_block = type == CK_Q8_0 ? 2 : 4;
     CK_ISA(factors) w;
     CK_ISA(read_factors)(type, row, b, 8, &w);
@@ -642,7 +642,7 @@ CK_FN ckv CK_ISA(rows_32)(int type, const uint8_t *const *row, int64_t b, const 
 #pragma GCC unroll 4
             for (int r = 0; r < 4; r++) {
                 const uint8_t *p = row[4 * i + r] + (8 * b + j) * size;
-                __builtin_prefetch(p + ahead);
+                __builtin_prefetch(p + next);
                 if (type == CK_Q8_0) {
                     of[r] = CK_ISA(step)(start, CK_ISA(bytes_of_two)(p + 2, p + 36) ^ BYTES(0x80), x_low);
                     continue;
@@ -671,12 +671,13 @@ CK_FN void CK_ISA(alone)(int type, int n_32, const uint8_t *const *row, int64_t 
                          CK_ISA(ahead) *ahead) {
     const ckv y = ck_load(sum);
 #if CK_LANES == 16
+    const int64_t next = ROWS * (row[1] - row[0]); /* from a row to that of the next group */
     if (QM_IS_K(type)) {
-        ck_store(sum, CK_ISA(rows_k)(type, row, b, x, y, 16 * (row[1] - row[0])));
+        ck_store(sum, CK_ISA(rows_k)(type, row, b, x, y, next));
         return;
     }
     if (n_32 == 8) {
-        ck_store(sum, CK_ISA(rows_32)(type, row, b, x, y, 16 * (row[1] - row[0])));
+        ck_store(sum, CK_ISA(rows_32)(type, row, b, x, y, next));
         return;
     }
 #endif
