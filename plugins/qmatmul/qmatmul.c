@@ -1,7 +1,8 @@
 /* conifer.qmatmul/1 and conifer.expert_matmul/1: products with weights in GGUF's own blocks, read where the file is mapped.
  *
  *   phase 0  activations are rounded to 8 bits, a part takes rows (few rows: every part rounds them all for itself)
- *   phase 1  integer products, a part takes rows of the weight
+ *   phase 1  experts: the rows of each are put together
+ *   last     integer products, a part takes rows of the weight
  *
  * The loops are in qmatmul_loops.h, written once for every instruction set. */
 #include "conifer_check.h"
@@ -13,36 +14,39 @@ enum { X, WEIGHT, N_INPUT };
 enum { E_EXPERT, E_X, E_WEIGHT, E_N_INPUT };
 enum {
     QM_INPUTS = 256, /* inputs that are unpacked and multiplied at a time */
-    QM_BATCH = 128,  /* tokens that they are unpacked for */
+    QM_TILE = 8,     /* tokens whose activations lie side by side */
+    QM_BATCH = 256,  /* tokens that weights are unpacked for */
     QM_SHARE = 32,   /* rows of the weight that parts take: a multiple of every group */
-    FEW = 2          /* rows of x that are cheaper to round in every part than to wait for */
+    FEW = 2          /* rows of x that are cheaper to round in every part than to wait for, and to multiply one by one */
 };
 #define QM_IS_K(type) ((type) == CK_Q4_K || (type) == CK_Q5_K || (type) == CK_Q6_K)
 
-/* QM_INPUTS activations of one token, rounded to 8 bits: with one d beside the K types, with one for each 32 beside others. */
+/* QM_INPUTS activations of one token, rounded to 8 bits: with one d beside the K types, with one for each 32 beside others. All
+ * of it is multiplied lane by lane, 32 bits at a time. */
+enum {
+    QM_START = 64,     /* behind the activations, by fours: - centre * sum, of each 32 neighbours; Q6_K: of each 16 */
+    QM_SUMS = 80,      /* Q4_K, Q5_K: d * sum of each 32, floats; Q6_K: sums of each 16, in pairs of 16 bits */
+    QM_D = 88,         /* d, floats: one, or that of each 32 */
+    QM_WIDE = 89,      /* K types: whether a sum of products, weights less their centre, may leave 16 bits */
+    QM_COLUMN = 96
+};
 typedef struct {
-    int8_t q[QM_INPUTS];
-    union {
-        int32_t start[16]; /* - centre * sum, of each 32 neighbours; Q6_K: of each 16 */
-        int16_t sum[16];   /* Q6_K on AVX2: of each 16 */
-    };
-    float   factor[8]; /* K types: d * sum of each 32; others: d of each 32 */
-    float   d;
-    int32_t wide; /* whether a sum of products, weights less their centre, may leave 16 bits */
-} rounded;
+    int32_t number[QM_COLUMN];
+} column;
 
 typedef struct {
-    const uint8_t *weight;    /* [N] rows of row_bytes */
-    const rounded *rounded;   /* [ceil(K / QM_INPUTS)][n_x] */
-    int64_t        N, K, row_bytes, n_x;
+    const uint8_t *weight;  /* [N] rows of row_bytes */
+    const column  *columns; /* [ceil(K / QM_INPUTS)][n_column]; either one by one, or QM_TILE by QM_TILE side by side */
+    int64_t        N, K, row_bytes, n_column;
     int            type;
 } product;
 
-/* Tokens that are multiplied together: rows of x by number and as they are, and where their results go. */
+/* Tokens that are multiplied together: their columns by number and their activations as they are, and where their results go. */
 typedef struct {
     int64_t      n, x[QM_BATCH];
     const float *from[QM_BATCH];
     float       *y[QM_BATCH];
+    int          alone; /* columns lie one by one */
 } batch;
 
 #define CK_VNNI
@@ -99,18 +103,20 @@ static ck_status CK_CALL supports(const void *self, const ck_call *call, ck_erro
     return check(call, err);
 }
 
-/* Bytes of n_x rounded rows, a multiple of a cache line. */
-static int64_t rounded_bytes(const ck_tensor *w, int64_t n_x, int64_t K) {
-    const int64_t n = block_of(w->dtype) == 1 ? 0 : n_x * ((K + QM_INPUTS - 1) / QM_INPUTS) * (int64_t)sizeof(rounded);
-    return (n + 63) / 64 * 64;
+/* Bytes of n columns for each QM_INPUTS of K, a multiple of a cache line. */
+static int64_t column_bytes(const ck_tensor *w, int64_t n, int64_t K) {
+    return block_of(w->dtype) == 1 ? 0 : n * ((K + QM_INPUTS - 1) / QM_INPUTS) * (int64_t)sizeof(column);
 }
+
+static int64_t whole_tiles(int64_t n) { return (n + QM_TILE - 1) / QM_TILE * QM_TILE; }
 
 static ck_status CK_CALL plan(const void *self, const ck_call *c, uint32_t max_part, ck_need *need, ck_error *err) {
     (void)self;
     CK_TRY(check(c, err));
-    const int64_t n_x = c->input[X]->dim[0], size = rounded_bytes(c->input[WEIGHT], n_x, c->input[X]->dim[1]);
+    const int64_t n_x = c->input[X]->dim[0], K = c->input[X]->dim[1];
+    const int64_t size = column_bytes(c->input[WEIGHT], whole_tiles(n_x), K);
     /* A run of this plan may have few rows, and then every part rounds them for itself. */
-    const int64_t few = rounded_bytes(c->input[WEIGHT], n_x < FEW ? n_x : FEW, c->input[X]->dim[1]) * max_part;
+    const int64_t few = column_bytes(c->input[WEIGHT], n_x < FEW ? n_x : FEW, K) * max_part;
     need->n_phase = n_x <= FEW || size == 0 ? 1 : 2;
     need->scratch_bytes = (uint64_t)(size > few ? size : few);
     need->packed_bytes = 0;
@@ -118,8 +124,21 @@ static ck_status CK_CALL plan(const void *self, const ck_call *c, uint32_t max_p
     return CK_OK;
 }
 
-static void round_row(const product *p, const float *x, int64_t t) {
-    CK_DISPATCH(round_row, p, x, t, (rounded *)(uintptr_t)p->rounded);
+/* Rows of x, n <= QM_TILE of them, as columns of which `tile` is the first, side by side. */
+static void round_tile(const product *p, const float *const *x, int n, column *tile) {
+    column        rounded[QM_TILE];
+    const column *from[QM_TILE];
+    for (int t = 0; t < n; t++) {
+        from[t] = rounded + t;
+    }
+    product panel = *p; /* a panel after the other: what is rounded stays in the first cache */
+    for (int64_t k = 0; k < p->K; k += QM_INPUTS, tile += p->n_column) {
+        panel.K = p->K - k < QM_INPUTS ? p->K - k : QM_INPUTS;
+        for (int t = 0; t < n; t++) {
+            CK_DISPATCH(round_row, &panel, x[t] + k, 0, rounded + t);
+        }
+        CK_DISPATCH(interleave, from, n, tile);
+    }
 }
 
 /* The rows of a weight that a part takes. */
@@ -136,7 +155,7 @@ static void multiply_rows(const ck_part *part, const product *p) {
     int64_t        first, end;
     share_rows(part, p->N, &first, &end);
     for (int64_t t = 0; t < n_row && first < end; t += QM_BATCH) {
-        batch tokens = {.n = n_row - t < QM_BATCH ? n_row - t : QM_BATCH};
+        batch tokens = {.n = n_row - t < QM_BATCH ? n_row - t : QM_BATCH, .alone = c->input[X]->dim[0] <= FEW};
         for (int64_t i = 0; i < tokens.n; i++) {
             tokens.x[i] = t + i;
             tokens.from[i] = ck_at(c->input[X], t + i);
@@ -153,18 +172,27 @@ static ck_status CK_CALL run(const void *self, const ck_part *part) {
     (void)self;
     const ck_call   *c = part->call;
     const ck_tensor *w = c->input[WEIGHT];
-    const int64_t    n_row = c->seq_start[c->n_seq], n_x = c->input[X]->dim[0], size = rounded_bytes(w, n_x, w->dim[1]);
+    const int64_t    n_row = c->seq_start[c->n_seq], n_x = c->input[X]->dim[0];
     const int        alone = n_x <= FEW;
+    const int64_t    n_column = alone ? n_x : whole_tiles(n_x), size = column_bytes(w, n_column, w->dim[1]);
+    column          *columns = (column *)((char *)part->scratch + (alone ? part->part * size : 0));
     const product    p = {
            .weight = w->data, .N = w->dim[0], .K = w->dim[1], .row_bytes = w->stride_bytes[0],
-           .n_x = n_x, .type = (int)w->dtype,
-           .rounded = (const rounded *)((const char *)part->scratch + (alone ? part->part * size : 0)),
+           .n_column = n_column, .type = (int)w->dtype, .columns = columns,
     };
-    const int64_t first = alone ? 0 : ck_share(n_row, part->part, part->n_part);
-    const int64_t end = alone ? n_row : ck_share(n_row, part->part + 1, part->n_part);
-    if (size > 0 && part->phase == 0) {
-        for (int64_t t = first; t < end; t++) {
-            round_row(&p, ck_at(c->input[X], t), t);
+    if (size > 0 && alone) {
+        for (int64_t t = 0; t < n_row && part->phase == 0; t++) {
+            CK_DISPATCH(round_row, &p, ck_at(c->input[X], t), n_column, columns + t);
+        }
+    } else if (size > 0 && part->phase == 0) {
+        const int64_t n_tile = whole_tiles(n_row) / QM_TILE, end = ck_share(n_tile, part->part + 1, part->n_part);
+        for (int64_t i = ck_share(n_tile, part->part, part->n_part); i < end; i++) {
+            const int64_t t = i * QM_TILE, n = n_row - t < QM_TILE ? n_row - t : QM_TILE;
+            const float  *x[QM_TILE];
+            for (int64_t j = 0; j < n; j++) {
+                x[j] = ck_at(c->input[X], t + j);
+            }
+            round_tile(&p, x, (int)n, columns + t);
         }
     }
     if (part->phase == (size == 0 || alone ? 0 : 1)) {
@@ -197,22 +225,29 @@ static ck_status CK_CALL supports_experts(const void *self, const ck_call *call,
     return check_experts(call, err);
 }
 
-/* Bytes of a part's list of rows, expert by expert, and of where each expert's begin. */
-static int64_t list_bytes(const ck_call *c) {
-    const int64_t n = c->input[E_X]->dim[0] * c->input[E_EXPERT]->dim[1] + c->input[E_WEIGHT]->dim[0] + 1;
-    return (n * (int64_t)sizeof(int32_t) + 63) / 64 * 64;
-}
+/* What the scratch of a call holds, in bytes: columns of the rows of x, then of the rows of each expert side by side (from
+ * whole tiles, where an expert has more than FEW), then for each part a list of rows, expert by expert, and where they begin. */
+typedef struct {
+    int64_t n_x, n_side, columns, sides, list;
+} layout;
 
-static int64_t rounded_bytes_of_experts(const ck_call *c) {
-    const ck_tensor *x = c->input[E_X];
-    return rounded_bytes(c->input[E_WEIGHT], x->dim[0] * x->dim[1], x->dim[2]);
+static layout lay_out(const ck_call *c) {
+    const ck_tensor *x = c->input[E_X], *w = c->input[E_WEIGHT];
+    const int64_t    n_row = x->dim[0] * c->input[E_EXPERT]->dim[1], most = n_row / (FEW + 1);
+    layout           l = {.n_x = x->dim[0] * x->dim[1]};
+    l.n_side = whole_tiles(n_row + (QM_TILE - 1) * (w->dim[0] < most ? w->dim[0] : most));
+    l.columns = (column_bytes(w, l.n_x, x->dim[2]) + 63) / 64 * 64;
+    l.sides = column_bytes(w, l.n_side, x->dim[2]);
+    l.list = ((n_row + w->dim[0] + 1) * (int64_t)sizeof(int32_t) + 63) / 64 * 64;
+    return l;
 }
 
 static ck_status CK_CALL plan_experts(const void *self, const ck_call *c, uint32_t max_part, ck_need *need, ck_error *err) {
     (void)self;
     CK_TRY(check_experts(c, err));
-    need->n_phase = 2;
-    need->scratch_bytes = (uint64_t)(rounded_bytes_of_experts(c) + list_bytes(c) * max_part);
+    const layout l = lay_out(c);
+    need->n_phase = 3;
+    need->scratch_bytes = (uint64_t)(l.columns + l.sides + l.list * max_part);
     need->packed_bytes = 0;
     ck_promise(need, CK_SPLIT_EXACT);
     return CK_OK;
@@ -248,25 +283,55 @@ static void list_rows(const ck_call *c, int64_t n_row, int32_t *start, int32_t *
     start[0] = 0;
 }
 
-static void multiply_experts(const ck_part *part, product *p) {
+static void round_experts(const ck_part *part, const product *p) {
+    const ck_tensor *x = part->call->input[E_X];
+    const int64_t    J = x->dim[1], n = part->call->seq_start[part->call->n_seq] * J;
+    const int64_t    end = ck_share(n, part->part + 1, part->n_part);
+    for (int64_t i = ck_share(n, part->part, part->n_part); i < end; i++) {
+        CK_DISPATCH(round_row, p, ck_at2(x, i / J, i % J), p->n_column, (column *)(uintptr_t)p->columns + i);
+    }
+}
+
+/* A part puts together every n_part-th tile. */
+static void gather_experts(const ck_part *part, const product *p, const layout *l, const int32_t *start, const int32_t *row) {
+    const ck_call *c = part->call;
+    const int64_t  U = c->output[0]->dim[1], J = c->input[E_X]->dim[1];
+    column        *to = (column *)((char *)part->scratch + l->columns);
+    int64_t        tile = 0;
+    for (int64_t e = 0; e < c->input[E_WEIGHT]->dim[0]; e++) {
+        for (int64_t at = start[e]; start[e + 1] - start[e] > FEW && at < start[e + 1]; at += QM_TILE, tile++) {
+            const int n = (int)(start[e + 1] - at < QM_TILE ? start[e + 1] - at : QM_TILE);
+            for (int64_t b = 0; tile % part->n_part == part->part && b * QM_INPUTS < p->K; b++) {
+                const column *from[QM_TILE];
+                for (int i = 0; i < n; i++) {
+                    from[i] = p->columns + b * p->n_column + (J == 1 ? row[at + i] / U : row[at + i]);
+                }
+                CK_DISPATCH(interleave, from, n, to + b * l->n_side + tile * QM_TILE);
+            }
+        }
+    }
+}
+
+static void multiply_experts(const ck_part *part, product *p, const layout *l, const int32_t *start, const int32_t *row) {
     const ck_call   *c = part->call;
     const ck_tensor *x = c->input[E_X], *w = c->input[E_WEIGHT], *y = c->output[0];
     const int64_t    U = y->dim[1], J = x->dim[1], n_row = c->seq_start[c->n_seq] * U;
-    int32_t *start = (int32_t *)((char *)part->scratch + rounded_bytes_of_experts(c) + part->part * list_bytes(c));
-    int32_t *row = start + w->dim[0] + 1;
-    int64_t  first, end;
+    int64_t          first, end, side = 0;
     share_rows(part, p->N, &first, &end);
-    list_rows(c, n_row, start, row);
     for (int64_t e = 0; e < w->dim[0] && first < end; e++) {
+        const int few = start[e + 1] - start[e] <= FEW;
         p->weight = (const uint8_t *)w->data + e * w->stride_bytes[0];
+        p->n_column = few ? l->n_x : l->n_side;
+        p->columns = (const column *)((const char *)part->scratch + (few ? 0 : l->columns));
         for (int64_t at = start[e]; at < start[e + 1]; at += QM_BATCH) {
-            batch tokens = {.n = start[e + 1] - at < QM_BATCH ? start[e + 1] - at : QM_BATCH};
+            batch tokens = {.n = start[e + 1] - at < QM_BATCH ? start[e + 1] - at : QM_BATCH, .alone = few};
             for (int64_t i = 0; i < tokens.n; i++) {
                 const int64_t t = row[at + i] / U, u = row[at + i] % U, j = J == 1 ? 0 : u;
-                tokens.x[i] = t * J + j;
+                tokens.x[i] = few ? t * J + j : side + i;
                 tokens.from[i] = ck_at2(x, t, j);
                 tokens.y[i] = ck_at2(y, t, u);
             }
+            side += few ? 0 : whole_tiles(tokens.n);
             CK_DISPATCH(multiply, p, &tokens, first, end);
         }
     }
@@ -278,19 +343,24 @@ static void multiply_experts(const ck_part *part, product *p) {
 static ck_status CK_CALL run_experts(const void *self, const ck_part *part) {
     (void)self;
     const ck_call   *c = part->call;
-    const ck_tensor *w = c->input[E_WEIGHT], *x = c->input[E_X];
-    const int64_t    J = x->dim[1], n_x = c->seq_start[c->n_seq] * J;
+    const ck_tensor *w = c->input[E_WEIGHT];
+    const layout     l = lay_out(c);
     product          p = {
-                 .N = w->dim[1], .K = w->dim[2], .row_bytes = w->stride_bytes[1], .n_x = x->dim[0] * J,
-                 .type = (int)w->dtype, .rounded = part->scratch,
+                 .N = w->dim[1], .K = w->dim[2], .row_bytes = w->stride_bytes[1], .n_column = l.n_x,
+                 .type = (int)w->dtype, .columns = part->scratch,
     };
-    if (part->phase == 1) {
-        multiply_experts(part, &p);
-        return CK_OK;
+    int32_t   *start = (int32_t *)((char *)part->scratch + l.columns + l.sides + part->part * l.list);
+    int32_t   *row = start + w->dim[0] + 1;
+    const int  whole = block_of(w->dtype) > 1;
+    if (part->phase > 0) {
+        list_rows(c, c->seq_start[c->n_seq] * c->output[0]->dim[1], start, row);
     }
-    const int64_t end = ck_share(n_x, part->part + 1, part->n_part);
-    for (int64_t i = ck_share(n_x, part->part, part->n_part); i < end && block_of(w->dtype) > 1; i++) {
-        round_row(&p, ck_at2(x, i / J, i % J), i);
+    if (part->phase == 0 && whole) {
+        round_experts(part, &p);
+    } else if (part->phase == 1 && whole) {
+        gather_experts(part, &p, &l, start, row);
+    } else if (part->phase == 2) {
+        multiply_experts(part, &p, &l, start, row);
     }
     return CK_OK;
 }

@@ -35,19 +35,21 @@ CK_FN ck_ints CK_ISA(every_fourth)(const uint8_t *const *row, int64_t at) {
 #if CK_LANES == 16
 #define QM_LOW 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29
 #define QM_HIGH 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31
-#define QM_LOW_PAIR 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29
-#define QM_HIGH_PAIR 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31
+#define QM_LOW_PAIR 0, 8, 2, 10, 4, 12, 6, 14
+#define QM_HIGH_PAIR 1, 9, 3, 11, 5, 13, 7, 15
 #elif CK_LANES == 8
 #define QM_LOW 0, 8, 1, 9, 4, 12, 5, 13
 #define QM_HIGH 2, 10, 3, 11, 6, 14, 7, 15
-#define QM_LOW_PAIR 0, 1, 8, 9, 4, 5, 12, 13
-#define QM_HIGH_PAIR 2, 3, 10, 11, 6, 7, 14, 15
+#define QM_LOW_PAIR 0, 4, 2, 6
+#define QM_HIGH_PAIR 1, 5, 3, 7
 #else
 #define QM_LOW 0, 4, 1, 5
 #define QM_HIGH 2, 6, 3, 7
-#define QM_LOW_PAIR 0, 1, 4, 5
-#define QM_HIGH_PAIR 2, 3, 6, 7
+#define QM_LOW_PAIR 0, 2
+#define QM_HIGH_PAIR 1, 3
 #endif
+typedef int64_t CK_ISA(longs) __attribute__((vector_size(4 * CK_LANES)));
+#define QM_PAIRS(a, b, order) ((ck_ints)__builtin_shufflevector((CK_ISA(longs))(a), (CK_ISA(longs))(b), order))
 
 /* 16 bytes of every row, turned: to[i] holds bytes 4 i .. 4 i + 3, lane by lane. */
 CK_FN void CK_ISA(turn_16)(const uint8_t *const *row, int64_t at, ck_ints *to) {
@@ -55,15 +57,56 @@ CK_FN void CK_ISA(turn_16)(const uint8_t *const *row, int64_t at, ck_ints *to) {
     const ck_ints c = CK_ISA(every_fourth)(row + 2, at), d = CK_ISA(every_fourth)(row + 3, at);
     const ck_ints ab = __builtin_shufflevector(a, b, QM_LOW), cd = __builtin_shufflevector(c, d, QM_LOW);
     const ck_ints AB = __builtin_shufflevector(a, b, QM_HIGH), CD = __builtin_shufflevector(c, d, QM_HIGH);
-    to[0] = __builtin_shufflevector(ab, cd, QM_LOW_PAIR);
-    to[1] = __builtin_shufflevector(ab, cd, QM_HIGH_PAIR);
-    to[2] = __builtin_shufflevector(AB, CD, QM_LOW_PAIR);
-    to[3] = __builtin_shufflevector(AB, CD, QM_HIGH_PAIR);
+    to[0] = QM_PAIRS(ab, cd, QM_LOW_PAIR);
+    to[1] = QM_PAIRS(ab, cd, QM_HIGH_PAIR);
+    to[2] = QM_PAIRS(AB, CD, QM_LOW_PAIR);
+    to[3] = QM_PAIRS(AB, CD, QM_HIGH_PAIR);
 }
+
+#if CK_LANES == 16
+/* The sums of each four lanes of four vectors: [a, b, c, d] in every quarter. */
+CK_FN ck_ints CK_ISA(sums_of_quarters)(const ck_ints *v) {
+    const ck_ints ab = __builtin_shufflevector(v[0], v[1], QM_LOW) + __builtin_shufflevector(v[0], v[1], QM_HIGH);
+    const ck_ints cd = __builtin_shufflevector(v[2], v[3], QM_LOW) + __builtin_shufflevector(v[2], v[3], QM_HIGH);
+    return QM_PAIRS(ab, cd, QM_LOW_PAIR) + QM_PAIRS(ab, cd, QM_HIGH_PAIR);
+}
+
+/* Quarters of four vectors: to[q] is quarter q of each; or, `in_twos`, to[0] the first two added and to[1] the others. */
+CK_FN void CK_ISA(turn_quarters)(int in_twos, const ck_ints *v, ck_ints *to) {
+    const __m512i even = _mm512_shuffle_i32x4((__m512i)v[0], (__m512i)v[1], 0x88);
+    const __m512i odd = _mm512_shuffle_i32x4((__m512i)v[0], (__m512i)v[1], 0xdd);
+    const __m512i Even = _mm512_shuffle_i32x4((__m512i)v[2], (__m512i)v[3], 0x88);
+    const __m512i Odd = _mm512_shuffle_i32x4((__m512i)v[2], (__m512i)v[3], 0xdd);
+    if (in_twos) {
+        const __m512i two = (__m512i)((ck_ints)even + (ck_ints)odd), Two = (__m512i)((ck_ints)Even + (ck_ints)Odd);
+        to[0] = (ck_ints)_mm512_shuffle_i32x4(two, Two, 0x88);
+        to[1] = (ck_ints)_mm512_shuffle_i32x4(two, Two, 0xdd);
+        return;
+    }
+    to[0] = (ck_ints)_mm512_shuffle_i32x4(even, Even, 0x88);
+    to[1] = (ck_ints)_mm512_shuffle_i32x4(odd, Odd, 0x88);
+    to[2] = (ck_ints)_mm512_shuffle_i32x4(even, Even, 0xdd);
+    to[3] = (ck_ints)_mm512_shuffle_i32x4(odd, Odd, 0xdd);
+}
+
+/* 64 bytes: in one piece, in two, in four `apart` bytes from each other. */
+CK_FN ck_ints CK_ISA(bytes_64)(const void *p) { return (ck_ints)_mm512_loadu_si512(p); }
+
+CK_FN ck_ints CK_ISA(bytes_of_two)(const void *a, const void *b) {
+    const __m512i v = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)a));
+    return (ck_ints)_mm512_inserti64x4(v, _mm256_loadu_si256((const __m256i *)b), 1);
+}
+
+CK_FN ck_ints CK_ISA(bytes_of_four)(const uint8_t *p, int64_t apart) {
+    const uint8_t *const row[16] = {[0] = p, [4] = p + apart, [8] = p + 2 * apart, [12] = p + 3 * apart};
+    return CK_ISA(every_fourth)(row, 0);
+}
+#endif
 #undef QM_LOW
 #undef QM_HIGH
 #undef QM_LOW_PAIR
 #undef QM_HIGH_PAIR
+#undef QM_PAIRS
 
 CK_FN void CK_ISA(turn_32)(const uint8_t *const *row, int64_t at, ck_ints *to) {
     CK_ISA(turn_16)(row, at, to);
@@ -71,13 +114,6 @@ CK_FN void CK_ISA(turn_32)(const uint8_t *const *row, int64_t at, ck_ints *to) {
 }
 
 CK_FN ck_ints CK_ISA(all_ints)(int32_t x) { return x - (ck_ints){0}; }
-
-/* A dword in every lane. */
-CK_FN ck_ints CK_ISA(dword)(const void *p) {
-    int32_t x;
-    memcpy(&x, p, sizeof x);
-    return CK_ISA(all_ints)(x);
-}
 
 /* float16 bit patterns, one in the low half of each lane, subnormal ones included. */
 CK_FN ckv CK_ISA(from_half)(ck_ints h) {
