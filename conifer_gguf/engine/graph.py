@@ -35,6 +35,15 @@ class Share:
     n: int
 
 
+@dataclass(frozen=True)
+class Norm:
+    """What a normalised tensor was made of: x / rms(x) * weight, over the last axis of x: [T, d]."""
+
+    x: Tensor
+    weight: Tensor
+    eps: float
+
+
 class Graph:
     """A graph under construction, then a finished one. `kernels` answers an op id with who supplies it."""
 
@@ -62,6 +71,7 @@ class Graph:
         self.kernel_nodes: list[kernel_node.KernelNode] = []
         self.split_dependent: list[str] = []  # what has other bits when the same tokens come in other steps
         self.names: dict[int, str] = {}  # of nodes, by address: what profile.py calls them
+        self.norms: dict[int, Norm] = {}  # of tensors, by address: a product may normalise while it reads
         self.failure = ggml.ffi.new("int32_t[2]")  # status of the first kernel that failed, and its index
         self.tokens = self.input("tokens", "i32", (self.n_tokens,))
         self.output: Tensor | None = None
@@ -237,7 +247,10 @@ class Graph:
             x = self._grouped(x, groups)
         y = self.made(self.lib.ggml_rms_norm(self.context, x.pointer, eps), x.shape)
         if w is not None:
-            y = self.mul(y, self._norm_weight(w, x, groups > 1))
+            weight = self._norm_weight(w, x, groups > 1)
+            y = self.mul(y, weight)
+            if len(x.shape) == 2:
+                self.norms[host.address(y.pointer)] = Norm(x, weight, eps)
         return self.view(y, shape, dense_strides("f32", shape), 0) if groups > 1 else y
 
     def _grouped(self, x: Tensor, groups: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import KernelFailed, KernelMissing, ShapeMismatch
@@ -15,6 +16,9 @@ from .tensor import Shape, Tensor, dense_strides
 
 if TYPE_CHECKING:
     from .graph import Graph
+
+
+NO_ATTRIBUTES: Mapping[str, str | int | float] = MappingProxyType({})
 
 
 class KernelNode:
@@ -67,13 +71,20 @@ def add(
     return _append(g, kernels.choose(call), call, prepared, shape, op)
 
 
-def offer(g: Graph, op: str, operands: Sequence[Tensor], n_row: int, name: str) -> Tensor | None:
+def offer(
+    g: Graph,
+    op: str,
+    operands: Sequence[Tensor | None],
+    n_row: int,
+    name: str,
+    attributes: Mapping[str, str | int | float] = NO_ATTRIBUTES,
+) -> Tensor | None:
     """Append a call without states whose `n_row` rows belong to no sequence; None where no kernel takes it."""
     kernels = g.kernels[op]
     known = zip(kernels.contract.inputs, operands, strict=True)
-    if any(x.dtype not in operand.dtype for operand, x in known):
+    if any(x is not None and x.dtype not in operand.dtype for operand, x in known):
         return None
-    call, shape = _call(kernels.contract, operands, (), {}, (0, n_row), (0,))
+    call, shape = _call(kernels.contract, operands, (), attributes, (0, n_row), (0,))
     kernel = kernels.willing(call)
     return _append(g, kernel, call, operands, shape, name) if kernel else None
 
@@ -190,4 +201,6 @@ def _nodes(
             pointer = g.lib.ggml_custom_inplace(
                 g.context, pointer, arguments, len(sources), function, ggml.ALL_THREADS, user
             )
+        if phase < need.n_phase - 1:
+            g.names[host.address(pointer)] = f"{name}, phase {phase}"
     return g.made(pointer, shape, name=name), tasks

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from ..native_api import host
 from . import kernel_node
 from .tensor import Tensor, dense_strides
 
@@ -24,7 +25,7 @@ def multiply(g: Graph, weight: Tensor, x: Tensor) -> Tensor:
     if OP in g.kernels and not _is_ggmls(g, weight):
         n = math.prod(x.shape[:-1])
         rows = x if len(x.shape) == 2 else g.view(g.contiguous(x), (n, d_in), (4 * d_in, 4), 0)
-        y = kernel_node.offer(g, OP, (rows, weight), n, weight.name)
+        y = _offer(g, rows, weight, n)
         if y is not None:
             shape = (*x.shape[:-1], d_out)
             return y if len(x.shape) == 2 else g.view(y, shape, dense_strides("f32", shape), 0)
@@ -52,6 +53,17 @@ def multiply_per_head(g: Graph, weight: Tensor, x: Tensor) -> Tensor:
     product = g.made(pointer, (n_head, n, weight.shape[1]), name=weight.name)
     back = g.lib.ggml_permute(g.context, product.pointer, 0, 2, 1, 3)
     return g.made(g.lib.ggml_cont(g.context, back), (n, n_head, weight.shape[1]))
+
+
+def _offer(g: Graph, rows: Tensor, weight: Tensor, n: int) -> Tensor | None:
+    """By a kernel, which also normalises the rows where they are a norm's; the graph then never computes that by itself."""
+    norm = g.norms.get(host.address(rows.pointer))
+    if norm is not None:
+        operands = (norm.x, weight, norm.weight)
+        y = kernel_node.offer(g, OP, operands, n, weight.name, {"eps": norm.eps})
+        if y is not None:
+            return y
+    return kernel_node.offer(g, OP, (rows, weight, None), n, weight.name)
 
 
 def multiply_experts(g: Graph, weight: Tensor, x: Tensor, ids: Tensor) -> Tensor:

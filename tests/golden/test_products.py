@@ -124,6 +124,15 @@ def test_loading_a_file_follows_what_was_measured_unless_it_is_told_otherwise(
         opened.shutdown()
 
 
+def test_norms_before_products_are_part_of_them(model: HybridRuntime) -> None:
+    sequence = model.open()
+    tokens = np.array(some_tokens(3, model.info.n_vocab), np.int32)
+    norms = [t for t in model.measure(hybrid.Share(sequence, 0, 3), tokens) if t.operation == "RMS_NORM"]
+    # Only what experts read is normalised by itself: their product takes no norm.
+    n_routed = sum("ffn_gate_inp" in name for name in read_header(HERE / "granite_moe" / "model-f32.gguf").tensors)
+    assert len(norms) == n_routed
+
+
 def test_a_cut_of_the_prompt_changes_no_bit(model: HybridRuntime) -> None:
     tokens = some_tokens(60, model.info.n_vocab)
     whole, pieces = model.open(), model.open()

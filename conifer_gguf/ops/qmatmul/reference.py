@@ -18,7 +18,9 @@ def reference(
     seq_start: Sequence[int],
     slot: Sequence[int],
 ) -> list[Array]:
-    x, weight = inputs
+    x, weight, norm = inputs
     assert x is not None
     assert weight is not None
+    if norm is not None:
+        x = norm * x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + real_attr[0])
     return [x @ weight.T]
