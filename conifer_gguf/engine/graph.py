@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -36,12 +36,14 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Norm:
-    """What a normalised tensor was made of: x / rms(x) * weight, over the last axis of x: [T, d]."""
+class Prepared:
+    """How a tensor [T, d] was made that a product's kernel can make by itself while it reads: x times the activation
+    of a gate, or x / rms(x) * norm. Where it does, the graph never computes that tensor."""
 
     x: Tensor
-    weight: Tensor
-    eps: float
+    gate: Tensor | None = None
+    norm: Tensor | None = None
+    attributes: Mapping[str, str | float] = field(default_factory=dict)
 
 
 class Graph:
@@ -71,7 +73,8 @@ class Graph:
         self.kernel_nodes: list[kernel_node.KernelNode] = []
         self.split_dependent: list[str] = []  # what has other bits when the same tokens come in other steps
         self.names: dict[int, str] = {}  # of nodes, by address: what profile.py calls them
-        self.norms: dict[int, Norm] = {}  # of tensors, by address: a product may normalise while it reads
+        self.prepared: dict[int, Prepared] = {}  # by address
+        self._activated: dict[int, tuple[Tensor, str]] = {}  # gates, by the address of their activation
         self.failure = ggml.ffi.new("int32_t[2]")  # status of the first kernel that failed, and its index
         self.tokens = self.input("tokens", "i32", (self.n_tokens,))
         self.output: Tensor | None = None
@@ -213,7 +216,12 @@ class Graph:
         return self._binary("ggml_add", a, b)
 
     def mul(self, a: Tensor, b: Tensor) -> Tensor:
-        return self._binary("ggml_mul", a, b)
+        """a * b; b may have fewer leading axes, or ones."""
+        y = self._binary("ggml_mul", a, b)
+        gate, act = self._activated.get(host.address(b.pointer), (None, ""))
+        if gate is not None and gate.shape == a.shape:
+            self._prepare(y, Prepared(a, gate=gate, attributes={"gate_act": act}))
+        return y
 
     def scale(self, x: Tensor, factor: float) -> Tensor:
         if factor == 1.0:
@@ -221,10 +229,10 @@ class Graph:
         return self.made(self.lib.ggml_scale(self.context, self.contiguous(x).pointer, factor), x.shape)
 
     def silu(self, x: Tensor) -> Tensor:
-        return self._unary("ggml_silu", x)
+        return self._gate("silu", x)
 
     def sigmoid(self, x: Tensor) -> Tensor:
-        return self._unary("ggml_sigmoid", x)
+        return self._gate("sigmoid", x)
 
     def squared_relu(self, x: Tensor) -> Tensor:
         return self._unary("ggml_sqr", self._unary("ggml_relu", x))
@@ -235,7 +243,9 @@ class Graph:
         pointer = self.lib.ggml_swiglu_split(
             self.context, self.contiguous(gate).pointer, self.contiguous(up).pointer
         )
-        return self.made(pointer, gate.shape)
+        y = self.made(pointer, gate.shape)
+        self._prepare(y, Prepared(up, gate=gate, attributes={"gate_act": "silu"}))
+        return y
 
     def rms_norm(self, x: Tensor, w: Weight | None, eps: float, groups: int = 1) -> Tensor:
         """x / rms(x) * w over the last axis, or over each of `groups` equal parts of it.
@@ -249,8 +259,7 @@ class Graph:
         if w is not None:
             weight = self._norm_weight(w, x, groups > 1)
             y = self.mul(y, weight)
-            if len(x.shape) == 2:
-                self.norms[host.address(y.pointer)] = Norm(x, weight, eps)
+            self._prepare(y, Prepared(x, norm=weight, attributes={"eps": eps}))
         return self.view(y, shape, dense_strides("f32", shape), 0) if groups > 1 else y
 
     def _grouped(self, x: Tensor, groups: int) -> Tensor:
@@ -268,6 +277,15 @@ class Graph:
             raise ShapeMismatch("rms_norm", weight.name, str(list(shape)), str(list(weight.shape)))
         # A view would be a node between the norm and the product, and keep ggml from fusing them.
         return weight if weight.shape == shape else self.view(weight, shape, dense_strides("f32", shape), 0)
+
+    def _gate(self, act: str, x: Tensor) -> Tensor:
+        y = self._unary(f"ggml_{act}", x)
+        self._activated[host.address(y.pointer)] = x, act
+        return y
+
+    def _prepare(self, y: Tensor, how: Prepared) -> None:
+        if len(y.shape) == 2:
+            self.prepared[host.address(y.pointer)] = how
 
     def _unary(self, function: str, x: Tensor) -> Tensor:
         return self.made(getattr(self.lib, function)(self.context, self.contiguous(x).pointer), x.shape)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .graph import Graph
 
 
-NO_ATTRIBUTES: Mapping[str, str | int | float] = MappingProxyType({})
+NO_ATTRIBUTES: Mapping[str, str | float] = MappingProxyType({})
 
 
 class KernelNode:
@@ -77,7 +77,7 @@ def offer(
     operands: Sequence[Tensor | None],
     n_row: int,
     name: str,
-    attributes: Mapping[str, str | int | float] = NO_ATTRIBUTES,
+    attributes: Mapping[str, str | float] = NO_ATTRIBUTES,
 ) -> Tensor | None:
     """Append a call without states whose `n_row` rows belong to no sequence; None where no kernel takes it."""
     kernels = g.kernels[op]

@@ -56,14 +56,14 @@ def multiply_per_head(g: Graph, weight: Tensor, x: Tensor) -> Tensor:
 
 
 def _offer(g: Graph, rows: Tensor, weight: Tensor, n: int) -> Tensor | None:
-    """By a kernel, which also normalises the rows where they are a norm's; the graph then never computes that by itself."""
-    norm = g.norms.get(host.address(rows.pointer))
-    if norm is not None:
-        operands = (norm.x, weight, norm.weight)
-        y = kernel_node.offer(g, OP, operands, n, weight.name, {"eps": norm.eps})
+    """By a kernel, which also makes the rows where it can."""
+    how = g.prepared.get(host.address(rows.pointer))
+    if how is not None:
+        operands = (how.x, weight, how.gate, how.norm)
+        y = kernel_node.offer(g, OP, operands, n, weight.name, how.attributes)
         if y is not None:
             return y
-    return kernel_node.offer(g, OP, (rows, weight, None), n, weight.name)
+    return kernel_node.offer(g, OP, (rows, weight, None, None), n, weight.name)
 
 
 def multiply_experts(g: Graph, weight: Tensor, x: Tensor, ids: Tensor) -> Tensor:
