@@ -177,7 +177,8 @@ def product_call(contract: Contract, x: Float32, weight: Array) -> Call:
     """A call without addresses, to ask a kernel or to build a graph with."""
     return Call(
         contract,
-        [View.dense("f32", x.shape), View.dense(weight.dtype, weight.shape, constant=True)],
+        [View.dense("f32", x.shape), View.dense(weight.dtype, weight.shape, constant=True), None, None],
         [],
         [View.dense("f32", (len(x), weight.shape[0]))],
+        *contract.attributes({}),
     )

@@ -7,8 +7,8 @@ each check; `refused` when the library cannot be loaded.
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +26,9 @@ from .problem import Problem, solve
 from .recipe import Recipe, read_recipe
 from .report import SAME_BITS, Row, Verdict
 from .values import Float64
+
+Solution = tuple[list[Float64], list[Float64]]
+MOST_SOLVED = 64  # problems of which the answer is kept: neighbouring cases ask for the same
 
 # The cheap ones first: registering stops at the first that fails.
 CHECKS: Final = {
@@ -81,15 +84,14 @@ def run_checks(
     recipe = recipe.model_copy(update={"shapes": [*recipe.shapes, *request.get("shapes", ())]})
     reference = contract.reference()
 
-    @lru_cache(maxsize=64)
-    def solved(problem_id: int) -> tuple[list[Float64], list[Float64]]:
-        return solve(alive[problem_id], reference)
+    solved: OrderedDict[int, tuple[Problem, Solution]] = OrderedDict()
 
-    alive: dict[int, Problem] = {}
-
-    def remember(problem: Problem) -> tuple[list[Float64], list[Float64]]:
-        alive[id(problem)] = problem  # keeps the id taken
-        return solved(id(problem))
+    def remember(problem: Problem) -> Solution:
+        if id(problem) not in solved:
+            solved[id(problem)] = problem, solve(problem, reference)  # the problem keeps its id taken
+            if len(solved) > MOST_SOLVED:
+                solved.popitem(last=False)
+        return solved[id(problem)][1]
 
     depth, exact = DEPTHS[request["depth"]], bool(request.get("split_exact"))
     subject = Subject(kernel, Maker(contract, recipe), remember, depth, rtol, exact)

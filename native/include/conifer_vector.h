@@ -294,18 +294,19 @@ CK_FN ckv ck_sums(const ckv *rows) {
 #define CK_HIGH 2, 6, 3, 7
 #endif
 
-/* One square of CK_LANES by CK_LANES in registers: log2(CK_LANES) perfect shuffles of its rows transpose it. */
-CK_FN void CK_ISA(ck_transpose_square)(ckv *rows) {
-    ckv next[CK_LANES];
+/* n rows in registers, a power of two from 2 to 16: element c of row r goes to place n * c + r of all of them. log2(n) perfect
+ * shuffles do it, and n = CK_LANES transposes a square. */
+CK_FN void CK_ISA(ck_interleave)(int n, ckv *rows) {
+    ckv next[16];
 #pragma GCC unroll 4
-    for (int step = 1; step < CK_LANES; step *= 2) {
+    for (int step = 1; step < n; step *= 2) {
 #pragma GCC unroll 8
-        for (int i = 0; i < CK_LANES / 2; i++) {
-            next[2 * i] = __builtin_shufflevector(rows[i], rows[i + CK_LANES / 2], CK_LOW);
-            next[2 * i + 1] = __builtin_shufflevector(rows[i], rows[i + CK_LANES / 2], CK_HIGH);
+        for (int i = 0; i < n / 2; i++) {
+            next[2 * i] = __builtin_shufflevector(rows[i], rows[i + n / 2], CK_LOW);
+            next[2 * i + 1] = __builtin_shufflevector(rows[i], rows[i + n / 2], CK_HIGH);
         }
 #pragma GCC unroll 16
-        for (int i = 0; i < CK_LANES; i++) {
+        for (int i = 0; i < n; i++) {
             rows[i] = next[i];
         }
     }
@@ -328,7 +329,7 @@ static __attribute__((unused)) void ck_transpose(const float *from, int64_t from
                 for (int i = 0; i < CK_LANES; i++) {
                     square[i] = ck_load(from + (r + i) * from_stride + c);
                 }
-                CK_ISA(ck_transpose_square)(square);
+                CK_ISA(ck_interleave)(CK_LANES, square);
 #pragma GCC unroll 16
                 for (int i = 0; i < CK_LANES; i++) {
                     ck_store(to + (c + i) * to_stride + r, square[i]);
@@ -338,7 +339,7 @@ static __attribute__((unused)) void ck_transpose(const float *from, int64_t from
             for (int i = 0; i < CK_LANES; i++) {
                 square[i] = i < rows ? ck_load_part(from + (r + i) * from_stride + c, columns) : ck_all(0.0f);
             }
-            CK_ISA(ck_transpose_square)(square);
+            CK_ISA(ck_interleave)(CK_LANES, square);
             for (int64_t i = 0; i < columns; i++) {
                 ck_store_part(to + (c + i) * to_stride + r, square[i], width);
             }

@@ -94,7 +94,7 @@ CK_FN void CK_ISA(turn_rows)(int dtype, const char *const *row, int64_t n_row, i
             for (int i = 0; i < CK_LANES; i++) {
                 square[i] = CK_ISA(load_row)(dtype, row[r + i], c);
             }
-            CK_ISA(ck_transpose_square)(square);
+            CK_ISA(ck_interleave)(CK_LANES, square);
 #pragma GCC unroll 16
             for (int i = 0; i < CK_LANES; i++) {
                 ck_store(to + (c + i) * TILE + r, square[i]);

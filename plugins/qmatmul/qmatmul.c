@@ -8,9 +8,12 @@
 #include "conifer_check.h"
 #include "conifer_kernel.h"
 
+#include <math.h>
 #include <string.h>
 
-enum { X, WEIGHT, N_INPUT };
+enum { X, WEIGHT, GATE, NORM, N_INPUT };
+enum { GATE_ACT, N_INT };
+enum { EPS, N_REAL };
 enum { E_EXPERT, E_X, E_WEIGHT, E_N_INPUT };
 enum {
     QM_INPUTS = 256, /* inputs that are unpacked and multiplied at a time */
@@ -91,16 +94,24 @@ static ck_status check_weight(const ck_tensor *w, uint32_t experts, int64_t K, c
 }
 
 static ck_status check(const ck_call *c, ck_error *err) {
-    CK_TRY(ck_expect_counts(c, N_INPUT, 0, 0, 0, err));
+    CK_TRY(ck_expect_counts(c, N_INPUT, 0, N_INT, N_REAL, err));
     CK_TRY(ck_expect_rank(c->input[X], "x", 2, 0, err));
+    CK_TRY(ck_expect_rank(c->input[GATE], "gate", 2, 1, err));
+    CK_TRY(ck_expect_rank(c->input[NORM], "norm", 1, 1, err));
     CK_TRY(ck_expect_rank(c->output[0], "y", 2, 0, err));
+    CK_TRY(ck_expect_sizes(c->input[GATE], "gate", c->input[X]->dim, err));
+    CK_TRY(ck_expect_sizes(c->input[NORM], "norm", c->input[X]->dim + 1, err));
+    CK_TRY(ck_expect_choice(c, GATE_ACT, "gate_act", 2, err));
     CK_TRY(check_weight(c->input[WEIGHT], 0, c->input[X]->dim[1], err));
     return ck_expect_sizes(c->output[0], "y", (const int64_t[]){c->input[X]->dim[0], c->input[WEIGHT]->dim[0]}, err);
 }
 
-static ck_status CK_CALL supports(const void *self, const ck_call *call, ck_error *err) {
+/* Gates and norms are applied on the way to 8 bits; beside weights that are floats, activations stay where they are. */
+static ck_status CK_CALL supports(const void *self, const ck_call *c, ck_error *err) {
     (void)self;
-    return check(call, err);
+    CK_TRY(check(c, err));
+    const int prepares = c->input[GATE] != NULL || c->input[NORM] != NULL;
+    return prepares && block_of(c->input[WEIGHT]->dtype) == 1 ? CK_UNSUPPORTED : CK_OK;
 }
 
 /* Bytes of n columns for each QM_INPUTS of K, a multiple of a cache line. */
@@ -124,18 +135,56 @@ static ck_status CK_CALL plan(const void *self, const ck_call *c, uint32_t max_p
     return CK_OK;
 }
 
-/* Rows of x, n <= QM_TILE of them, as columns of which `tile` is the first, side by side. */
-static void round_tile(const product *p, const float *const *x, int n, column *tile) {
+/* n inputs of row t from k, times the activation of their gate: where they lie, or made in `room`. */
+static const float *gated(const ck_call *c, int64_t t, int64_t k, int64_t n, float *room) {
+    const float *x = ck_at(c->input[X], t) + k;
+    if (c->input[GATE] == NULL) {
+        return x;
+    }
+    CK_DISPATCH(apply_gate, x, ck_at(c->input[GATE], t) + k, n, c->int_attr[GATE_ACT] == 1, room);
+    return room;
+}
+
+/* 1 / rms of a row where there is a norm. */
+static float scale_of(const ck_call *c, int64_t t) {
+    const int64_t K = c->input[X]->dim[1];
+    float         room[QM_INPUTS];
+    double        squares = 0.0;
+    for (int64_t k = 0; k < K && c->input[NORM] != NULL; k += QM_INPUTS) {
+        const int64_t n = K - k < QM_INPUTS ? K - k : QM_INPUTS;
+        float         sum = 0.0f;
+        CK_DISPATCH(sum_squares, gated(c, t, k, n, room), n, &sum);
+        squares += sum;
+    }
+    return (float)(1.0 / sqrt(squares / (double)K + c->real_attr[EPS]));
+}
+
+/* The column of row t from k, a multiple of QM_INPUTS. */
+static void round_inputs(const product *p, const ck_call *c, int64_t t, float scale, int64_t k, column *to) {
+    const int64_t n = p->K - k < QM_INPUTS ? p->K - k : QM_INPUTS;
+    const product panel = {.K = n, .type = p->type};
+    float         room[QM_INPUTS];
+    const float  *x = gated(c, t, k, n, room);
+    if (c->input[NORM] != NULL) {
+        CK_DISPATCH(apply_norm, x, (const float *)c->input[NORM]->data + k, n, scale, room);
+        x = room;
+    }
+    CK_DISPATCH(round_row, &panel, x, 0, to);
+}
+
+/* n <= QM_TILE rows from t as columns of which `tile` is the first, side by side. */
+static void round_tile(const product *p, const ck_call *c, int64_t t, int n, column *tile) {
     column        rounded[QM_TILE];
     const column *from[QM_TILE];
-    for (int t = 0; t < n; t++) {
-        from[t] = rounded + t;
+    float         scale[QM_TILE];
+    for (int i = 0; i < n; i++) {
+        from[i] = rounded + i;
+        scale[i] = scale_of(c, t + i);
     }
-    product panel = *p; /* a panel after the other: what is rounded stays in the first cache */
+    /* A panel after the other: what is rounded stays in the first cache. */
     for (int64_t k = 0; k < p->K; k += QM_INPUTS, tile += p->n_column) {
-        panel.K = p->K - k < QM_INPUTS ? p->K - k : QM_INPUTS;
-        for (int t = 0; t < n; t++) {
-            CK_DISPATCH(round_row, &panel, x[t] + k, 0, rounded + t);
+        for (int i = 0; i < n; i++) {
+            round_inputs(p, c, t + i, scale[i], k, rounded + i);
         }
         CK_DISPATCH(interleave, from, n, tile);
     }
@@ -182,17 +231,16 @@ static ck_status CK_CALL run(const void *self, const ck_part *part) {
     };
     if (size > 0 && alone) {
         for (int64_t t = 0; t < n_row && part->phase == 0; t++) {
-            CK_DISPATCH(round_row, &p, ck_at(c->input[X], t), n_column, columns + t);
+            const float scale = scale_of(c, t);
+            for (int64_t k = 0; k < p.K; k += QM_INPUTS) {
+                round_inputs(&p, c, t, scale, k, columns + k / QM_INPUTS * n_column + t);
+            }
         }
     } else if (size > 0 && part->phase == 0) {
         const int64_t n_tile = whole_tiles(n_row) / QM_TILE, end = ck_share(n_tile, part->part + 1, part->n_part);
         for (int64_t i = ck_share(n_tile, part->part, part->n_part); i < end; i++) {
-            const int64_t t = i * QM_TILE, n = n_row - t < QM_TILE ? n_row - t : QM_TILE;
-            const float  *x[QM_TILE];
-            for (int64_t j = 0; j < n; j++) {
-                x[j] = ck_at(c->input[X], t + j);
-            }
-            round_tile(&p, x, (int)n, columns + t);
+            const int64_t t = i * QM_TILE;
+            round_tile(&p, c, t, (int)(n_row - t < QM_TILE ? n_row - t : QM_TILE), columns + t);
         }
     }
     if (part->phase == (size == 0 || alone ? 0 : 1)) {

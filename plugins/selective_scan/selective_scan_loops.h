@@ -87,12 +87,12 @@ CK_FN void CK_ISA(scan_block_of_16)(const scan_call *s, int64_t c, int64_t start
         for (int r = 0; r < CK_LANES; r++) {
             h[i + r] = ck_load(carry + r * 16 + i);
         }
-        CK_ISA(ck_transpose_square)(h + i);
+        CK_ISA(ck_interleave)(CK_LANES, h + i);
     }
     CK_ISA(scan_block)(s, 16, c, CK_LANES, start, n, delta, h);
 #pragma GCC unroll 4
     for (int i = 0; i < 16; i += CK_LANES) {
-        CK_ISA(ck_transpose_square)(h + i);
+        CK_ISA(ck_interleave)(CK_LANES, h + i);
 #pragma GCC unroll 16
         for (int r = 0; r < CK_LANES; r++) {
             ck_store(carry + r * 16 + i, h[i + r]);
