@@ -497,32 +497,6 @@ CK_FN void CK_ISA(tile)(int type, int n, int n_32, int wide, const CK_ISA(panel)
 /* ---- products of one token, whose column lies by itself: nothing is stored between unpacking and multiplying.
  * The same numbers in the same order, so the same bits. */
 
-CK_FN ckv CK_ISA(alone_k)(int type, int wide, const uint8_t *const *row, int64_t b, const int32_t *x, ckv y,
-                          CK_ISA(ahead) *ahead) {
-    const int       fold = QM_FOLD(type), n_fold = QM_STEPS_OF(type) / fold, n_part = QM_INPUTS / QM_PART(type);
-    CK_ISA(factors) w;
-    ck_ints         fifth[8], total = {0};
-    CK_ISA(read_factors)(type, row, b, 8, &w);
-    CK_ISA(read_fifth)(type, row, b, fifth);
-#pragma GCC unroll 1
-    for (int j = 0; j < n_part; j++) {
-        ck_ints q[32];
-        CK_ISA(fetch_ahead)(ahead);
-        CK_ISA(read_part)(type, row, b, j, fifth, q);
-#pragma GCC unroll 16
-        for (int f = 0; f < n_fold; f++) {
-            ck_ints part = QM_CENTRE(type) ? CK_ISA(all_ints)(x[QM_START + j * n_fold + f]) : (ck_ints){0};
-#pragma GCC unroll 8
-            for (int s = 0; s < fold; s++) {
-                part = CK_ISA(step)(part, q[f * fold + s], CK_ISA(all_ints)(x[(j * n_fold + f) * fold + s]));
-            }
-            total = CK_ISA(fold)(wide, total, part, w.scale[j * n_fold + f]);
-        }
-    }
-    CK_ISA(finish_k)(type, 1, 1, 1, &total, &w, x, &y);
-    return y;
-}
-
 CK_FN ckv CK_ISA(alone_32)(int type, int n_32, const uint8_t *const *row, int64_t b, const int32_t *x, ckv y,
                            CK_ISA(ahead) *ahead) {
     const int       fold = CK_LANES == 8 ? QM_FOLD(type) : 8, n_fold = QM_STEPS_OF(type) / fold;
@@ -665,6 +639,33 @@ CK_FN ckv CK_ISA(rows_32)(int type, const uint8_t *const *row, int64_t b, const 
     }
     return y;
 }
+#else
+CK_FN ckv CK_ISA(alone_k)(int type, const uint8_t *const *row, int64_t b, const int32_t *x, ckv y,
+                          CK_ISA(ahead) *ahead) {
+    const int       fold = QM_FOLD(type), n_fold = QM_STEPS_OF(type) / fold, n_part = QM_INPUTS / QM_PART(type);
+    CK_ISA(factors) w;
+    ck_ints         fifth[8], total = {0};
+    CK_ISA(read_factors)(type, row, b, 8, &w);
+    CK_ISA(read_fifth)(type, row, b, fifth);
+#pragma GCC unroll 1
+    for (int j = 0; j < n_part; j++) {
+        ck_ints q[32];
+        CK_ISA(fetch_ahead)(ahead);
+        CK_ISA(read_part)(type, row, b, j, fifth, q);
+#pragma GCC unroll 16
+        for (int f = 0; f < n_fold; f++) {
+            ck_ints part = QM_CENTRE(type) ? CK_ISA(all_ints)(x[QM_START + j * n_fold + f]) : (ck_ints){0};
+#pragma GCC unroll 8
+            for (int s = 0; s < fold; s++) {
+                part = CK_ISA(step)(part, q[f * fold + s], CK_ISA(all_ints)(x[(j * n_fold + f) * fold + s]));
+            }
+            total = CK_ISA(fold)(0, total, part, w.scale[j * n_fold + f]);
+        }
+    }
+    CK_ISA(finish_k)(type, 1, 1, 1, &total, &w, x, &y);
+    return y;
+}
+
 #endif
 
 CK_FN void CK_ISA(alone)(int type, int n_32, const uint8_t *const *row, int64_t b, const int32_t *x, float *sum,
@@ -674,20 +675,15 @@ CK_FN void CK_ISA(alone)(int type, int n_32, const uint8_t *const *row, int64_t 
     const int64_t next = ROWS * (row[1] - row[0]); /* from a row to that of the next group */
     if (QM_IS_K(type)) {
         ck_store(sum, CK_ISA(rows_k)(type, row, b, x, y, next));
-        return;
-    }
-    if (n_32 == 8) {
+    } else if (n_32 == 8) {
         ck_store(sum, CK_ISA(rows_32)(type, row, b, x, y, next));
-        return;
-    }
-#endif
-    if (!QM_IS_K(type)) {
-        ck_store(sum, CK_ISA(alone_32)(type, n_32, row, b, x, y, ahead));
-    } else if (CK_LANES == 16 && QM_CENTRE(type) > 8 && x[QM_WIDE]) {
-        ck_store(sum, CK_ISA(alone_k)(type, 1, row, b, x, y, ahead));
     } else {
-        ck_store(sum, CK_ISA(alone_k)(type, 0, row, b, x, y, ahead));
+        ck_store(sum, CK_ISA(alone_32)(type, n_32, row, b, x, y, ahead));
     }
+#else
+    ck_store(sum, QM_IS_K(type) ? CK_ISA(alone_k)(type, row, b, x, y, ahead)
+                                : CK_ISA(alone_32)(type, n_32, row, b, x, y, ahead));
+#endif
 }
 
 /* Row pointers of a group; behind the last row of the matrix the last one again. */
