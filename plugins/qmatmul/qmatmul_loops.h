@@ -1,8 +1,9 @@
 /* The loops of conifer.qmatmul/1, for one instruction set. Included by qmatmul.c through conifer_simd.h.
  *
- * A *group* is QM_ROWS rows of the weight, as lanes of QM_VECTORS vectors. QM_INPUTS inputs of a group after the other are unpacked from
- * GGUF's own blocks into a *panel* in the first cache, where bytes of the same inputs stand side by side, and multiplied with
- * a *batch* of tokens. The sum over blocks runs in order, for each row by itself: its bits depend on nothing else. */
+ * A *group* is QM_ROWS rows of the weight, as lanes of QM_VECTORS vectors. QM_INPUTS inputs of a group after the other are
+ * unpacked from GGUF's own blocks into a *panel* in the first cache, where bytes of the same inputs stand side by side, and
+ * multiplied with a *batch* of tokens, *tile* by tile. The sum over blocks runs in order, for each row by itself: its bits
+ * depend on nothing else. A single token needs no panel. */
 #include "qmatmul_vector.h"
 
 enum { CK_ISA(QM_VECTORS) = 2, CK_ISA(QM_ROWS) = 2 * CK_LANES };
@@ -290,7 +291,7 @@ CK_FN void CK_ISA(read_fifth)(int type, const uint8_t *const *row, int64_t b, ck
     }
 }
 
-/* Part j of block b of 256 inputs, as QM_STEPS_OF(type) vectors. */
+/* Part j of block b of 256 inputs, or block 8 b + j of 32, as QM_STEPS_OF(type) vectors. */
 CK_FN void CK_ISA(read_part)(int type, const uint8_t *const *row, int64_t b, int j, const ck_ints *fifth, ck_ints *to) {
     switch (type) {
     case CK_Q4_K: CK_ISA(read_q4_k)(row, b, j, to); break;
@@ -749,7 +750,8 @@ CK_FN void CK_ISA(multiply_group)(int type, CK_ISA(tile_function) *tiles, CK_ISA
     }
 }
 
-/* Functions of their own, each with all registers: inlined into one, the compiler runs out of them. */
+/* Functions of their own, each with all registers: inlined into one, the compiler runs out of them. A token whose sums may be wide
+ * takes those with it to the slower form; one alone always takes it. */
 #define QM_TILES(name, type, n_token, wide)                                                                            \
     static __attribute__((noinline)) void CK_ISA(name)(int n_32, const CK_ISA(panel) *w, const int32_t *x,            \
                                                        float (*sum)[ROWS]) {                                          \
@@ -757,19 +759,18 @@ CK_FN void CK_ISA(multiply_group)(int type, CK_ISA(tile_function) *tiles, CK_ISA
     }
 #define QM_TYPE(name, type)                                                                                            \
     QM_TILES(full_##name, type, TOKENS, 0)                                                                             \
-    QM_TILES(wide_##name, type, TOKENS, QM_IS_K(type))                                                                 \
-    QM_TILES(two_##name, type, 2, QM_IS_K(type))                                                                       \
-    QM_TILES(one_##name, type, 1, QM_IS_K(type))                                                                       \
+    QM_TILES(wide_##name, type, TOKENS, QM_CENTRE(type) > 8)                                                           \
+    QM_TILES(two_##name, type, 2, 0)                                                                                   \
+    QM_TILES(one_##name, type, 1, QM_CENTRE(type) > 8)                                                                 \
     static void CK_ISA(tiles_##name)(int n, int n_32, const CK_ISA(panel) *w, const int32_t *x, float (*sum)[ROWS]) { \
         int t = 0;                                                                                                     \
         for (; t + TOKENS <= n; t += TOKENS) {                                                                         \
             (CK_ISA(is_wide)(type, TOKENS, x + t) ? CK_ISA(wide_##name) : CK_ISA(full_##name))(n_32, w, x + t, sum + t); \
         }                                                                                                              \
-        for (; t + 2 <= n; t += 2) {                                                                                   \
-            CK_ISA(two_##name)(n_32, w, x + t, sum + t);                                                               \
-        }                                                                                                              \
-        if (t < n) {                                                                                                   \
-            CK_ISA(one_##name)(n_32, w, x + t, sum + t);                                                               \
+        while (t < n) {                                                                                                \
+            const int two = t + 2 <= n && !CK_ISA(is_wide)(type, 2, x + t);                                            \
+            (two ? CK_ISA(two_##name) : CK_ISA(one_##name))(n_32, w, x + t, sum + t);                                  \
+            t += two ? 2 : 1;                                                                                          \
         }                                                                                                              \
     }                                                                                                                  \
     static __attribute__((noinline)) void CK_ISA(alone_##name)(int n_32, const uint8_t *const *row, int64_t b,        \
