@@ -1,8 +1,9 @@
 /* The loops of conifer.qmatmul/1, for one instruction set. Included by qmatmul.c through conifer_simd.h.
  *
- * A *group* is QM_ROWS rows of the weight, as lanes of QM_VECTORS vectors. QM_INPUTS inputs of a group after the other are unpacked from
- * GGUF's own blocks into a *panel* in the first cache, where bytes of the same inputs stand side by side, and multiplied with
- * a *batch* of tokens. The sum over blocks runs in order, for each row by itself: its bits depend on nothing else. */
+ * A *group* is QM_ROWS rows of the weight, as lanes of QM_VECTORS vectors. QM_INPUTS inputs of a group after the other are
+ * unpacked from GGUF's own blocks into a *panel* in the first cache, where bytes of the same inputs stand side by side, and
+ * multiplied with a *batch* of tokens, *tile* by tile. The sum over blocks runs in order, for each row by itself: its bits
+ * depend on nothing else. A single token needs no panel. */
 #include "qmatmul_vector.h"
 
 enum { CK_ISA(QM_VECTORS) = 2, CK_ISA(QM_ROWS) = 2 * CK_LANES };
@@ -360,7 +361,7 @@ CK_FN void CK_ISA(read_fifth)(int type, const uint8_t *const *row, int64_t b, ck
     }
 }
 
-/* Part j of block b of 256 inputs, as QM_STEPS_OF(type) vectors. */
+/* Part j of block b of 256 inputs, or block 8 b + j of 32, as QM_STEPS_OF(type) vectors. */
 CK_FN void CK_ISA(read_part)(int type, const uint8_t *const *row, int64_t b, int j, const ck_ints *fifth, ck_ints *to) {
     switch (type) {
     case CK_Q4_K: CK_ISA(read_q4_k)(row, b, j, to); break;
@@ -567,32 +568,6 @@ CK_FN void CK_ISA(tile)(int type, int n, int n_32, int wide, const CK_ISA(panel)
 /* ---- products of one token, whose column lies by itself: nothing is stored between unpacking and multiplying.
  * The same numbers in the same order, so the same bits. */
 
-CK_FN ckv CK_ISA(alone_k)(int type, int wide, const uint8_t *const *row, int64_t b, const int32_t *x, ckv y,
-                          CK_ISA(ahead) *ahead) {
-    const int       fold = QM_FOLD(type), n_fold = QM_STEPS_OF(type) / fold, n_part = QM_INPUTS / QM_PART(type);
-    CK_ISA(factors) w;
-    ck_ints         fifth[8], total = {0};
-    CK_ISA(read_factors)(type, row, b, 8, &w);
-    CK_ISA(read_fifth)(type, row, b, fifth);
-#pragma GCC unroll 1
-    for (int j = 0; j < n_part; j++) {
-        ck_ints q[32];
-        CK_ISA(fetch_ahead)(ahead);
-        CK_ISA(read_part)(type, row, b, j, fifth, q);
-#pragma GCC unroll 16
-        for (int f = 0; f < n_fold; f++) {
-            ck_ints part = QM_CENTRE(type) ? CK_ISA(all_ints)(x[QM_START + j * n_fold + f]) : (ck_ints){0};
-#pragma GCC unroll 8
-            for (int s = 0; s < fold; s++) {
-                part = CK_ISA(step)(part, q[f * fold + s], CK_ISA(all_ints)(x[(j * n_fold + f) * fold + s]));
-            }
-            total = CK_ISA(fold)(wide, total, part, w.scale[j * n_fold + f]);
-        }
-    }
-    CK_ISA(finish_k)(type, 1, 1, 1, &total, &w, x, &y);
-    return y;
-}
-
 CK_FN ckv CK_ISA(alone_32)(int type, int n_32, const uint8_t *const *row, int64_t b, const int32_t *x, ckv y,
                            CK_ISA(ahead) *ahead) {
     const int       fold = CK_LANES == 8 ? QM_FOLD(type) : 8, n_fold = QM_STEPS_OF(type) / fold;
@@ -735,6 +710,33 @@ CK_FN ckv CK_ISA(rows_32)(int type, const uint8_t *const *row, int64_t b, const 
     }
     return y;
 }
+#else
+CK_FN ckv CK_ISA(alone_k)(int type, const uint8_t *const *row, int64_t b, const int32_t *x, ckv y,
+                          CK_ISA(ahead) *ahead) {
+    const int       fold = QM_FOLD(type), n_fold = QM_STEPS_OF(type) / fold, n_part = QM_INPUTS / QM_PART(type);
+    CK_ISA(factors) w;
+    ck_ints         fifth[8], total = {0};
+    CK_ISA(read_factors)(type, row, b, 8, &w);
+    CK_ISA(read_fifth)(type, row, b, fifth);
+#pragma GCC unroll 1
+    for (int j = 0; j < n_part; j++) {
+        ck_ints q[32];
+        CK_ISA(fetch_ahead)(ahead);
+        CK_ISA(read_part)(type, row, b, j, fifth, q);
+#pragma GCC unroll 16
+        for (int f = 0; f < n_fold; f++) {
+            ck_ints part = QM_CENTRE(type) ? CK_ISA(all_ints)(x[QM_START + j * n_fold + f]) : (ck_ints){0};
+#pragma GCC unroll 8
+            for (int s = 0; s < fold; s++) {
+                part = CK_ISA(step)(part, q[f * fold + s], CK_ISA(all_ints)(x[(j * n_fold + f) * fold + s]));
+            }
+            total = CK_ISA(fold)(0, total, part, w.scale[j * n_fold + f]);
+        }
+    }
+    CK_ISA(finish_k)(type, 1, 1, 1, &total, &w, x, &y);
+    return y;
+}
+
 #endif
 
 CK_FN void CK_ISA(alone)(int type, int n_32, const uint8_t *const *row, int64_t b, const int32_t *x, float *sum,
@@ -744,20 +746,15 @@ CK_FN void CK_ISA(alone)(int type, int n_32, const uint8_t *const *row, int64_t 
     const int64_t next = ROWS * (row[1] - row[0]); /* from a row to that of the next group */
     if (QM_IS_K(type)) {
         ck_store(sum, CK_ISA(rows_k)(type, row, b, x, y, next));
-        return;
-    }
-    if (n_32 == 8) {
+    } else if (n_32 == 8) {
         ck_store(sum, CK_ISA(rows_32)(type, row, b, x, y, next));
-        return;
-    }
-#endif
-    if (!QM_IS_K(type)) {
-        ck_store(sum, CK_ISA(alone_32)(type, n_32, row, b, x, y, ahead));
-    } else if (CK_LANES == 16 && QM_CENTRE(type) > 8 && x[QM_WIDE]) {
-        ck_store(sum, CK_ISA(alone_k)(type, 1, row, b, x, y, ahead));
     } else {
-        ck_store(sum, CK_ISA(alone_k)(type, 0, row, b, x, y, ahead));
+        ck_store(sum, CK_ISA(alone_32)(type, n_32, row, b, x, y, ahead));
     }
+#else
+    ck_store(sum, QM_IS_K(type) ? CK_ISA(alone_k)(type, row, b, x, y, ahead)
+                                : CK_ISA(alone_32)(type, n_32, row, b, x, y, ahead));
+#endif
 }
 
 /* Row pointers of a group; behind the last row of the matrix the last one again. */
@@ -823,7 +820,8 @@ CK_FN void CK_ISA(multiply_group)(int type, CK_ISA(tile_function) *tiles, CK_ISA
     }
 }
 
-/* Functions of their own, each with all registers: inlined into one, the compiler runs out of them. */
+/* Functions of their own, each with all registers: inlined into one, the compiler runs out of them. A token whose sums may be wide
+ * takes those with it to the slower form; one alone always takes it. */
 #define QM_TILES(name, type, n_token, wide)                                                                            \
     static __attribute__((noinline)) void CK_ISA(name)(int n_32, const CK_ISA(panel) *w, const int32_t *x,            \
                                                        float (*sum)[ROWS]) {                                          \
@@ -831,19 +829,18 @@ CK_FN void CK_ISA(multiply_group)(int type, CK_ISA(tile_function) *tiles, CK_ISA
     }
 #define QM_TYPE(name, type)                                                                                            \
     QM_TILES(full_##name, type, TOKENS, 0)                                                                             \
-    QM_TILES(wide_##name, type, TOKENS, QM_IS_K(type))                                                                 \
-    QM_TILES(two_##name, type, 2, QM_IS_K(type))                                                                       \
-    QM_TILES(one_##name, type, 1, QM_IS_K(type))                                                                       \
+    QM_TILES(wide_##name, type, TOKENS, QM_CENTRE(type) > 8)                                                           \
+    QM_TILES(two_##name, type, 2, 0)                                                                                   \
+    QM_TILES(one_##name, type, 1, QM_CENTRE(type) > 8)                                                                 \
     static void CK_ISA(tiles_##name)(int n, int n_32, const CK_ISA(panel) *w, const int32_t *x, float (*sum)[ROWS]) { \
         int t = 0;                                                                                                     \
         for (; t + TOKENS <= n; t += TOKENS) {                                                                         \
             (CK_ISA(is_wide)(type, TOKENS, x + t) ? CK_ISA(wide_##name) : CK_ISA(full_##name))(n_32, w, x + t, sum + t); \
         }                                                                                                              \
-        for (; t + 2 <= n; t += 2) {                                                                                   \
-            CK_ISA(two_##name)(n_32, w, x + t, sum + t);                                                               \
-        }                                                                                                              \
-        if (t < n) {                                                                                                   \
-            CK_ISA(one_##name)(n_32, w, x + t, sum + t);                                                               \
+        while (t < n) {                                                                                                \
+            const int two = t + 2 <= n && !CK_ISA(is_wide)(type, 2, x + t);                                            \
+            (two ? CK_ISA(two_##name) : CK_ISA(one_##name))(n_32, w, x + t, sum + t);                                  \
+            t += two ? 2 : 1;                                                                                          \
         }                                                                                                              \
     }                                                                                                                  \
     static __attribute__((noinline)) void CK_ISA(alone_##name)(int n_32, const uint8_t *const *row, int64_t b,        \
