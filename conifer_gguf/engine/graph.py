@@ -229,10 +229,10 @@ class Graph:
         return self.made(self.lib.ggml_scale(self.context, self.contiguous(x).pointer, factor), x.shape)
 
     def silu(self, x: Tensor) -> Tensor:
-        return self._gate("silu", x)
+        return self._gate(self._unary("ggml_silu", x), x, "silu")
 
     def sigmoid(self, x: Tensor) -> Tensor:
-        return self._gate("sigmoid", x)
+        return self._gate(self._unary("ggml_sigmoid", x), x, "sigmoid")
 
     def squared_relu(self, x: Tensor) -> Tensor:
         return self._unary("ggml_sqr", self._unary("ggml_relu", x))
@@ -278,8 +278,7 @@ class Graph:
         # A view would be a node between the norm and the product, and keep ggml from fusing them.
         return weight if weight.shape == shape else self.view(weight, shape, dense_strides("f32", shape), 0)
 
-    def _gate(self, act: str, x: Tensor) -> Tensor:
-        y = self._unary(f"ggml_{act}", x)
+    def _gate(self, y: Tensor, x: Tensor, act: str) -> Tensor:
         self._activated[host.address(y.pointer)] = x, act
         return y
 

@@ -47,6 +47,8 @@ def product(x: Float32, weight: Array) -> Float32:
     inputs = [
         View.dense("f32", x.shape, x.ctypes.data),
         View.dense(weight.dtype, weight.shape, stored.ctypes.data, constant=True),
+        None,
+        None,
     ]
     call = Call(contract, inputs, [], [View.dense("f32", y.shape, y.ctypes.data)], *contract.attributes({}))
     call.set_sequences([0, len(x)], [0])

@@ -38,6 +38,8 @@ CASES = [
 ]
 ATTENDING = [case for case in CASES if "mamba" not in case]
 RMS = 2e-6  # float32 sums against float64: 1e-7 to 6e-7 is typical, and 2 % noise on one tensor gives 1e-2
+# Of a single row: where experts are nearly tied, rounding alone moves one by 5e-6, another sequence's tokens by 1e-2.
+ROW_RMS = 1e-5
 CHUNKS = [
     1,
     2,
@@ -126,8 +128,8 @@ class TestOnPlainKernels:
             a, b, c = (model.open() for _ in range(3))
             model.advance({b: tokens[100:120], a: tokens[:41]})
             got = model.advance({a: tokens[41:50], c: tokens[:7], b: tokens[3:4]})
-        assert relative_rms(got[a], expected[49:50]) <= RMS
-        assert relative_rms(got[c], expected[6:7]) <= RMS
+        assert relative_rms(got[a], expected[49:50]) <= ROW_RMS
+        assert relative_rms(got[c], expected[6:7]) <= ROW_RMS
 
     def test_a_restored_snapshot_continues_with_the_same_bits(self, case: str) -> None:
         tokens, *_ = reference_of(case)
