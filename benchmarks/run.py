@@ -25,16 +25,18 @@ QUANT = "q4_k_m"
 # Rounds of each model: fewer where one takes minutes.
 SHORT = {
     "granite-4.0-h-350m": 5,
-    "falcon-h1-0.5b": 5,
-    "qwen3.5-0.8b": 5,
+    "falcon-h1-0.5b": 3,
+    "qwen3.5-0.8b": 3,
     "granite-4.0-h-1b": 3,
+    "granite-4.0-h-tiny-8-layers": 3,
     "jamba-reasoning-3b": 2,
 }
 LONG = {
     "granite-4.0-h-350m": 3,
-    "falcon-h1-0.5b": 3,
-    "qwen3.5-0.8b": 3,
-    "granite-4.0-h-1b": 2,
+    "falcon-h1-0.5b": 1,
+    "qwen3.5-0.8b": 1,
+    "granite-4.0-h-1b": 1,
+    "granite-4.0-h-tiny-8-layers": 1,
     "jamba-reasoning-3b": 1,
 }
 
