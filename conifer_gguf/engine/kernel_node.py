@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from .graph import Graph
 
 
+# Types by their C name, looked up once: a graph has hundreds of nodes.
+_TASK, _MEMORY, _STATUS = (host.ffi.typeof(t) for t in ("struct conifer_task *", "void *", "int32_t *"))
+_SOURCES, _USER = (ggml.ffi.typeof(t) for t in ("struct ggml_tensor *[]", "void *"))
 NO_ATTRIBUTES: Mapping[str, str | float] = MappingProxyType({})
 
 
@@ -45,7 +49,7 @@ class KernelNode:
 
     def set_memory(self, scratch: int, packed: int) -> None:
         for task in self.tasks:
-            task.scratch, task.packed = host.ffi.cast("void *", scratch), host.ffi.cast("void *", packed)
+            task.scratch, task.packed = host.ffi.cast(_MEMORY, scratch), host.ffi.cast(_MEMORY, packed)
 
 
 def add(
@@ -98,13 +102,8 @@ def _call(
     slots: Sequence[int],
 ) -> tuple[Call, Shape]:
     """The call, and the shape of its output."""
-    shapes = [x.shape if x is not None else None for x in operands]
-    if contract.table is None:
-        bound = contract.bind(shapes)
-        _check_states(contract, bound, states)
-    else:
-        bound = contract.bind(shapes, [s.shape[1:] for s in states])
-    (shape,) = contract.output_shapes(bound)
+    shapes = tuple(x.shape if x is not None else None for x in operands)
+    shape = _output_shape(contract, shapes, tuple(s.shape[1:] for s in states))
     ints, reals = contract.attributes(attributes)
     call = Call(
         contract,
@@ -117,6 +116,22 @@ def _call(
     )
     call.set_sequences(starts, slots)
     return call, shape
+
+
+@functools.lru_cache(maxsize=1024)  # most layers of a model ask the same
+def _output_shape(contract: Contract, shapes: tuple[Shape | None, ...], states: tuple[Shape, ...]) -> Shape:
+    if contract.table is not None:
+        (shape,) = contract.output_shapes(contract.bind(shapes, states))
+        return shape
+    bound = contract.bind(shapes)
+    expected = tuple(contract.state_shapes(bound))
+    if states != expected:
+        names = ", ".join(s.name for s in contract.states)
+        raise ShapeMismatch(
+            contract.op, f"carry {names}", str([list(s) for s in expected]), str([list(s) for s in states])
+        )
+    (shape,) = contract.output_shapes(bound)
+    return shape
 
 
 def _append(
@@ -154,14 +169,10 @@ def _view(x: Tensor | None) -> View | None:
     return View(x.dtype, x.shape, x.strides, address, x.constant)
 
 
-def _check_states(contract: Contract, bound: Mapping[str, int], states: Sequence[State | Pool]) -> None:
-    expected = contract.state_shapes(bound)
-    given = [state.shape[1:] for state in states]
-    if given != expected:
-        names = ", ".join(s.name for s in contract.states)
-        raise ShapeMismatch(
-            contract.op, f"carry {names}", str([list(s) for s in expected]), str([list(s) for s in given])
-        )
+@functools.cache
+def _run_phase() -> Any:
+    """What ggml calls at each node."""
+    return ggml.ffi.cast("ggml_custom_op_t", host.address(host.library().conifer_run_phase))
 
 
 def _nodes(
@@ -173,17 +184,16 @@ def _nodes(
             kernel.plugin, kernel.op, "CK_UNSUPPORTED",
             f"{len(sources)} computed operands, a graph node takes {ggml.MAX_CUSTOM_SOURCES}",
         )  # fmt: skip
-    shim = host.library()
-    function = ggml.ffi.cast("ggml_custom_op_t", host.address(shim.conifer_run_phase))
-    arguments = ggml.ffi.new("struct ggml_tensor *[]", [x.pointer for x in sources])
+    function = _run_phase()
+    arguments = ggml.ffi.new(_SOURCES, [x.pointer for x in sources])
     tasks, pointer = [], None
     for phase in range(need.n_phase):
-        task = host.ffi.new("struct conifer_task *")
-        task.kernel = host.ffi.cast("void *", host.address(kernel.pointer))
-        task.call = host.ffi.cast("void *", host.address(call.pointer))
-        task.failure = host.ffi.cast("int32_t *", host.address(g.failure))
+        task = host.ffi.new(_TASK)
+        task.kernel = host.ffi.cast(_MEMORY, host.address(kernel.pointer))
+        task.call = host.ffi.cast(_MEMORY, host.address(call.pointer))
+        task.failure = host.ffi.cast(_STATUS, host.address(g.failure))
         task.phase, task.index = phase, len(g.kernel_nodes)
-        user = ggml.ffi.cast("void *", host.address(task))
+        user = ggml.ffi.cast(_USER, host.address(task))
         tasks.append(task)
         if pointer is None:
             dims = ggml.reversed_dims(shape)

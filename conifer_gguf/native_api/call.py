@@ -11,6 +11,10 @@ from . import cdef
 from .cdef import ffi
 
 Pointer = Any  # a cffi pointer
+# Types by their C name, looked up once: a graph has thousands of operands.
+_TENSOR, _TENSORS, _SIZES = (ffi.typeof(t) for t in ("ck_tensor *", "ck_tensor *[]", "int64_t[]"))
+_DATA = ffi.typeof("void *")
+_TENSOR_SIZE, _CALL_SIZE = ffi.sizeof("ck_tensor"), ffi.sizeof("ck_call")
 Role = Literal["input", "state", "output"]
 
 
@@ -70,16 +74,16 @@ class Call:
         self._slot = ffi.new("int32_t[]", max(max_sequences, 1))
         self.pointer: Pointer = ffi.new("ck_call *")
         call = self.pointer
-        call.struct_size = ffi.sizeof("ck_call")
+        call.struct_size = _CALL_SIZE
         call.n_input, call.n_state, call.n_output = len(inputs), len(states), len(outputs)
         call.n_int, call.n_real, call.n_seq = len(ints), len(reals), max_sequences
         call.input, call.state, call.output = (self._pointers(r) for r in ("input", "state", "output"))
-        call.int_attr = self._own(ffi.new("int64_t[]", list(ints) or 1))
+        call.int_attr = self._own(ffi.new(_SIZES, list(ints) or 1))
         call.real_attr = self._own(ffi.new("double[]", list(reals) or 1))
 
     def set_data(self, role: Role, index: int, address: int) -> None:
         """Point one operand at its data; `address` stays the caller's to keep alive."""
-        self._tensors[role][index].data = ffi.cast("void *", address)
+        self._tensors[role][index].data = ffi.cast(_DATA, address)
 
     def set_sequences(self, seq_start: Sequence[int], slot: Sequence[int]) -> None:
         """Which tokens belong to which sequence, and the pool row of each; may be called before every run."""
@@ -106,15 +110,16 @@ class Call:
     def _tensor(self, view: View | None) -> Pointer:
         if view is None:
             return ffi.NULL
-        tensor = self._own(ffi.new("ck_tensor *"))
-        tensor.struct_size = ffi.sizeof("ck_tensor")
+        tensor = self._own(ffi.new(_TENSOR))
+        tensor.struct_size = _TENSOR_SIZE
         tensor.dtype = cdef.DTYPE[view.dtype]
         tensor.rank = len(view.shape)
         tensor.flags = cdef.CONSTANT if view.constant else 0
-        tensor.dim = self._own(ffi.new("int64_t[]", list(view.shape) or 1))
-        tensor.stride_bytes = self._own(ffi.new("int64_t[]", list(view.stride_bytes) or 1))
-        tensor.data = ffi.cast("void *", view.address)
+        tensor.dim = self._own(ffi.new(_SIZES, view.shape or 1))
+        tensor.stride_bytes = self._own(ffi.new(_SIZES, view.stride_bytes or 1))
+        if view.address:
+            tensor.data = ffi.cast(_DATA, view.address)
         return tensor
 
     def _pointers(self, role: str) -> Pointer:
-        return self._own(ffi.new("ck_tensor *[]", self._tensors[role] or 1))
+        return self._own(ffi.new(_TENSORS, self._tensors[role] or 1))

@@ -137,6 +137,7 @@ size_t ggml_gallocr_get_buffer_size(ggml_gallocr_t galloc, int buffer_id);
 
 ffi: Any = FFI()
 ffi.cdef(TYPES + FUNCTIONS)
+_DIMS = ffi.typeof("int64_t[4]")
 
 
 @functools.cache
@@ -174,7 +175,7 @@ def multiplies(dtype: str) -> bool:
 def reversed_dims(shape: Sequence[int]) -> Any:
     """`shape` (slowest first) as ggml's int64_t[4]: fastest first, padded with ones."""
     dims = list(shape)[::-1]
-    return ffi.new("int64_t[4]", dims + [1] * (MAX_RANK - len(dims)))
+    return ffi.new(_DIMS, dims + [1] * (MAX_RANK - len(dims)))
 
 
 def new_tensor(ctx: Any, dtype: str, shape: Sequence[int]) -> Any:

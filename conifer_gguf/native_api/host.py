@@ -37,6 +37,9 @@ ffi.cdef(
     """
 )
 
+_ADDRESS = ffi.typeof(
+    "uintptr_t"
+)  # a type that is not looked up again: building a graph asks for ten thousand addresses
 STOPPED = -1  # what a cancellation writes where a kernel would write its status
 
 
@@ -56,7 +59,7 @@ def library() -> Any:
 
 def address(pointer: Any) -> int:
     """The address behind a pointer of any FFI instance's own types."""
-    return int(ffi.cast("uintptr_t", pointer))
+    return int(ffi.cast(_ADDRESS, pointer))
 
 
 def instruction_set() -> str:

@@ -21,6 +21,7 @@ from .call import View as View
 from .cdef import ffi
 
 ERROR_TEXT = 512  # bytes offered to a plugin for its explanation
+_TEXT, _ERROR, _ERROR_SIZE = ffi.typeof("char[]"), ffi.typeof("ck_error *"), ffi.sizeof("ck_error")
 
 # Sizes that minor 0 gave the structs a plugin hands over: a shorter one was never a valid plugin.
 FIRST_SIZE: Final = {"ck_plugin": 40, "ck_kernel": 56}
@@ -219,9 +220,9 @@ def _part(call: Call, phase: int, part: int, n_part: int, scratch: int, packed: 
 
 
 def _error() -> tuple[Pointer, Pointer]:
-    text = ffi.new("char[]", ERROR_TEXT)
-    error = ffi.new("ck_error *")
-    error.struct_size, error.text_capacity, error.text = ffi.sizeof("ck_error"), ERROR_TEXT, text
+    text = ffi.new(_TEXT, ERROR_TEXT)
+    error = ffi.new(_ERROR)
+    error.struct_size, error.text_capacity, error.text = _ERROR_SIZE, ERROR_TEXT, text
     return error, text
 
 
