@@ -143,7 +143,7 @@ class Pools:
     """The pools of all layers. One thread.
 
     With an `attention` kernel that takes every attention layer the cache is in blocks, otherwise each slot has its rows in
-    one piece, as ggml needs them. `n_row` counts those, and is 0 with blocks.
+    one piece, as ggml needs them. `n_row` counts those, and is 0 with blocks or without attention: one graph serves any depth then.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class Pools:
             bool(specs) and attention is not None and all(supported(attention, s, dtype) for s in specs)
         )
         self.blocks = Blocks(n_slot, n_row) if in_blocks else None
-        self.n_row = 0 if self.blocks else n_row
+        self.n_row = 0 if self.blocks or not specs else n_row
         try:
             self.layers = [
                 Carry({name: self._made(spec, n_slot, dtype) for name, spec in layer.items()})
