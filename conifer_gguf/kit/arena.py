@@ -26,6 +26,10 @@ ALIGNMENT = 64  # of scratch and packed memory
 _libc_ffi: Any = FFI()
 _libc_ffi.cdef("int mprotect(void *address, size_t size, int protection);")
 _libc: Any = _libc_ffi.dlopen(None)
+_ADDRESS, _POINTER = (
+    _libc_ffi.typeof("uintptr_t"),
+    _libc_ffi.typeof("void *"),
+)  # looked up once: the kit makes thousands of blocks
 
 Edge = Literal["start", "end"]
 
@@ -37,9 +41,9 @@ class Block:
         n_page = max(1, -(-size // PAGE))
         self._map = mmap.mmap(-1, (n_page + 2) * PAGE)
         self._whole: NDArray[np.uint8] = np.frombuffer(self._map, np.uint8)
-        base = self._whole.ctypes.data
+        base = int(_libc_ffi.cast(_ADDRESS, _libc_ffi.from_buffer(self._map)))
         for forbidden in (base, base + (n_page + 1) * PAGE):
-            if _libc.mprotect(_libc_ffi.cast("void *", forbidden), PAGE, 0) != 0:
+            if _libc.mprotect(_libc_ffi.cast(_POINTER, forbidden), PAGE, 0) != 0:
                 raise OSError("mprotect refused to guard a page")
         inner = self._whole[PAGE : (n_page + 1) * PAGE]
         inner[:] = CANARY

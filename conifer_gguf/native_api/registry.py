@@ -14,9 +14,11 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from ..errors import PluginRefused, UnknownPlugin
 from ..ops import Contract, contracts, read_contract
@@ -26,6 +28,7 @@ from .known import Candidate, known, read_library, resolve, sha256_of
 from .manifest import FILE, op_folders, read_manifest
 from .state import Registered, Supplied
 
+T = TypeVar("T")
 __all__ = [
     "Candidate",
     "Registered",
@@ -65,7 +68,7 @@ def register(*targets: str | Path) -> tuple[Registered, ...]:
             _refuse_taken_name(found, [(p.name, p.id) for p in held])
             _refuse_taken_name(found, [(c.name, c.manifest.id) for c in candidates[:i]])
         try:
-            made = [_try_out(found) for found in candidates]
+            made = _side_by_side(_try_out, candidates)
         except PluginRefused:
             state.sweep(held)
             raise
@@ -167,9 +170,15 @@ def recheck(op: str | None = None) -> tuple[Registered, ...]:
         return ()
     with state.locked():
         held = state.read().plugins
-        made = [_try_again(p) for p in held if concerned(p)]
+        made = _side_by_side(_try_again, [p for p in held if concerned(p)])
         state.write(_merged(held, made))
     return tuple(made)
+
+
+def _side_by_side(try_one: Callable[[T], Registered], them: Sequence[T]) -> list[Registered]:
+    """As many at a time as there are processors: each waits for a child process."""
+    with ThreadPoolExecutor(max_workers=max(1, min(len(them), os.cpu_count() or 1))) as pool:
+        return list(pool.map(try_one, them))
 
 
 def _try_out(found: Candidate) -> Registered:
