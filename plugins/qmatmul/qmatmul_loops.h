@@ -739,6 +739,72 @@ CK_FN ckv CK_ISA(alone_k)(int type, const uint8_t *const *row, int64_t b, const 
 
 #endif
 
+#if CK_LANES == 8
+/* Q6_K on AVX2: row after row is multiplied as it lies, and the eight sums of each are added at the end. Turning six bits of
+ * 256 inputs from three places costs more than a multiplication by the scale for every 32. */
+
+/* The sums of the lanes of eight vectors, that of v[r] in lane r. */
+CK_FN ck_ints CK_ISA(sums_of_lanes)(const ck_ints *v) {
+    __m256i four[2];
+    for (int i = 0; i < 2; i++, v += 4) {
+        const __m256i first = _mm256_hadd_epi32((__m256i)v[0], (__m256i)v[1]);
+        four[i] = _mm256_hadd_epi32(first, _mm256_hadd_epi32((__m256i)v[2], (__m256i)v[3]));
+    }
+    return (ck_ints)_mm256_permute2x128_si256(four[0], four[1], 0x20) + (ck_ints)_mm256_permute2x128_si256(four[0], four[1], 0x31);
+}
+
+CK_FN ck_ints CK_ISA(bytes_32)(const void *p) { return (ck_ints)_mm256_loadu_si256((const __m256i *)p); }
+
+/* Inputs 128 n .. 128 n + 127 of a block at p, 32 by 32. */
+CK_FN void CK_ISA(units_of_q6_k)(const uint8_t *p, int n, ck_ints *unit) {
+    const ck_ints a = CK_ISA(bytes_32)(p + 64 * n), b = CK_ISA(bytes_32)(p + 64 * n + 32);
+    const ck_ints high = CK_ISA(bytes_32)(p + 128 + 32 * n);
+    unit[0] = (a & BYTES(15)) | ((high & BYTES(3)) << 4);
+    unit[1] = (b & BYTES(15)) | ((high & BYTES(12)) << 2);
+    unit[2] = ((a >> 4) & BYTES(15)) | (high & BYTES(48));
+    unit[3] = ((b >> 4) & BYTES(15)) | ((high >> 2) & BYTES(48));
+}
+
+CK_FN ckv CK_ISA(rows_q6_k)(const uint8_t *const *row, int64_t b, const int32_t *x, ckv y, CK_ISA(ahead) *ahead) {
+    /* 16 numbers, those of even neighbours in the low half and those of odd ones in the high half. */
+    const __m256i pairs = _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15, 0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6,
+                                           7, 10, 11, 14, 15);
+    const __m128i even_odd = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
+    const __m256i sums = _mm256_permute4x64_epi64(_mm256_shuffle_epi8((__m256i)CK_ISA(bytes_32)(x + QM_SUMS), pairs), 0xd8);
+    uint16_t      d[8];
+    ck_ints       of[8];
+#pragma GCC unroll 1
+    for (int r = 0; r < 8; r++) {
+        const uint8_t *p = row[r] + b * 210;
+        const __m128i  bytes = _mm_loadu_si128((const __m128i *)(p + 192));
+        const __m256i  scale = _mm256_cvtepi8_epi16(_mm_shuffle_epi8(bytes, even_odd));
+        __m256i        sum = _mm256_slli_epi32(_mm256_madd_epi16(scale, sums), 5); /* values 0 .. 63 stand for -32 .. 31 */
+        sum = _mm256_sub_epi32(_mm256_setzero_si256(), sum);
+        if (r % 4 == 0) {
+            CK_ISA(fetch_ahead)(ahead);
+        }
+        memcpy(d + r, p + 208, sizeof *d);
+#pragma GCC unroll 2
+        for (int n = 0; n < 2; n++) {
+            ck_ints unit[4];
+            CK_ISA(units_of_q6_k)(p, n, unit);
+#pragma GCC unroll 4
+            for (int i = 0; i < 4; i++) {
+                const int     u = 4 * n + i;
+                const __m256i two = _mm256_shuffle_epi8(scale, _mm256_set1_epi16((short)(0x0100 + 0x0202 * u)));
+                const __m256i part = _mm256_maddubs_epi16((__m256i)unit[i], (__m256i)CK_ISA(bytes_32)(x + 8 * u));
+                sum = _mm256_add_epi32(sum, _mm256_madd_epi16(part, two));
+            }
+        }
+        of[r] = (ck_ints)sum;
+    }
+    const ckv factor = (ckv)_mm256_cvtph_ps(_mm_setr_epi16((short)d[0], (short)d[1], (short)d[2], (short)d[3], (short)d[4], (short)d[5],
+                                                           (short)d[6], (short)d[7]));
+    const ckv all = CK_ISA(all_of)(x + QM_D);
+    return ck_fma(all * factor, __builtin_convertvector(CK_ISA(sums_of_lanes)(of), ckv), y);
+}
+#endif
+
 CK_FN void CK_ISA(alone)(int type, int n_32, const uint8_t *const *row, int64_t b, const int32_t *x, float *sum,
                          CK_ISA(ahead) *ahead) {
     const ckv y = ck_load(sum);
@@ -751,6 +817,10 @@ CK_FN void CK_ISA(alone)(int type, int n_32, const uint8_t *const *row, int64_t 
     } else {
         ck_store(sum, CK_ISA(alone_32)(type, n_32, row, b, x, y, ahead));
     }
+#elif CK_LANES == 8
+    ck_store(sum, type == CK_Q6_K   ? CK_ISA(rows_q6_k)(row, b, x, y, ahead)
+                  : QM_IS_K(type) ? CK_ISA(alone_k)(type, row, b, x, y, ahead)
+                                  : CK_ISA(alone_32)(type, n_32, row, b, x, y, ahead));
 #else
     ck_store(sum, QM_IS_K(type) ? CK_ISA(alone_k)(type, row, b, x, y, ahead)
                                 : CK_ISA(alone_32)(type, n_32, row, b, x, y, ahead));
