@@ -58,7 +58,7 @@ class Part:
 
 PARTS = (
     Part("prompt-512", SHORT, ("--vs", "llama.cpp", "--prompt", "512", "--decode", "32")),
-    Part("prompt-4096", LONG, ("--vs", "llama.cpp", "--settings", "no-repack,plain", "--prompt", "4096", "--decode", "32")),
+    Part("prompt-4096", LONG, ("--vs", "llama.cpp", "--settings", "defaults,no-repack,plain", "--prompt", "4096", "--decode", "32")),
     Part(
         "context",
         {"granite-4.0-h-1b": 2, "llama-3.2-1b": 2},

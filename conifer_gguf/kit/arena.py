@@ -26,10 +26,8 @@ ALIGNMENT = 64  # of scratch and packed memory
 _libc_ffi: Any = FFI()
 _libc_ffi.cdef("int mprotect(void *address, size_t size, int protection);")
 _libc: Any = _libc_ffi.dlopen(None)
-_ADDRESS, _POINTER = (
-    _libc_ffi.typeof("uintptr_t"),
-    _libc_ffi.typeof("void *"),
-)  # looked up once: the kit makes thousands of blocks
+# Looked up once: the kit makes thousands of blocks.
+_ADDRESS, _POINTER = _libc_ffi.typeof("uintptr_t"), _libc_ffi.typeof("void *")
 
 Edge = Literal["start", "end"]
 

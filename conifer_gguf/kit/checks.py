@@ -26,8 +26,7 @@ Case = tuple[str, Callable[[], float | None]]
 
 @dataclass(frozen=True)
 class Depth:
-    """How much the kit tries. `remainders` are sizes of every dimension, in floats of every vector width and unrolling; each goes
-    with two variants of the op, or with one of them in turn."""
+    """How much the kit tries. `remainders` are sizes of every dimension, in floats of every vector width and unrolling."""
 
     name: str
     variants: int
@@ -37,7 +36,6 @@ class Depth:
     shape_lengths: tuple[int, ...]
     longest: tuple[int, ...]
     repeats: int
-    both_variants: bool
 
 
 BRIEF = Depth(  # for where a kernel runs slowly: instrumented or emulated
@@ -49,7 +47,6 @@ BRIEF = Depth(  # for where a kernel runs slowly: instrumented or emulated
     (33,),
     (2100,),
     1,
-    both_variants=False,
 )
 QUICK = Depth(
     "quick",
@@ -60,7 +57,6 @@ QUICK = Depth(
     (70, 300),
     (8300, 2100),
     1,
-    both_variants=False,
 )
 FULL = Depth(
     "full",
@@ -71,7 +67,6 @@ FULL = Depth(
     (1, 66, 300, 600),
     (33000, 8300),
     3,
-    both_variants=True,
 )
 DEPTHS = {depth.name: depth for depth in (BRIEF, QUICK, FULL)}
 
@@ -99,11 +94,6 @@ class Subject:
     def usual_and(self, turn: int) -> tuple[Variant, Variant]:
         """The variant for which a kernel is made fast, and another one."""
         return self.maker.usual, self.variant(turn)
-
-    def in_turn(self, turn: int) -> tuple[Variant, ...]:
-        """Both of them, or the one whose turn it is."""
-        both = self.usual_and(turn)
-        return both if self.depth.both_variants else both[turn % 2 :][:1]
 
     def compare(self, problem: Problem, result: Result) -> float:
         """The worst error of outputs and carries against the specification. Raises Finding over the tolerance."""
@@ -145,7 +135,7 @@ def any_size(s: Subject) -> Iterator[Case]:
         for shape in (None, *s.maker.recipe.shapes[:1]):
             for n in _sizes_of(s, name):
                 sizes = s.maker.sizes(4, i, {**s.maker.without_dependents(shape or {}, name), name: n})
-                for variant in s.in_turn(n + bool(shape)):
+                for variant in s.usual_and(n):
                     problem = s.maker.problem(sizes, variant)
                     spacing = Spacing(edge="start" if n % 2 else "end")
                     yield problem.label, partial(s.solve_and_compare, problem, spacing)
@@ -154,7 +144,7 @@ def any_size(s: Subject) -> Iterator[Case]:
 def any_length(s: Subject) -> Iterator[Case]:
     """Every number of tokens, past the blocks that a kernel may work in."""
     for n in s.depth.token_counts:
-        for variant in s.in_turn(n):
+        for variant in s.usual_and(n):
             problem = s.maker.problem(s.maker.sizes(n, n), variant)
             yield problem.label, partial(s.solve_and_compare, problem, None, 2)
         for shape in s.maker.recipe.shapes[:1]:

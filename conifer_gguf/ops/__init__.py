@@ -82,7 +82,7 @@ class Reference(Protocol):
     ) -> list[NDArray[np.float64]]: ...
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False)  # by identity: what depends on one is remembered by it
 class Contract:
     """What every kernel of one op receives and returns, in the order of `ck_call`."""
 
