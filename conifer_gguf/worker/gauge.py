@@ -5,6 +5,7 @@ The parent's end is gauge_process.py. What crosses the pipes is pickled: (method
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pickle
 import signal
@@ -150,6 +151,7 @@ class Gauge:
         if self._mark.exists():
             with self._mark.open("rb") as file:
                 self._sequence = runtime.restore(pickle.load(file))
+            _give_back_memory()
         else:
             self._sequence = runtime.open()
 
@@ -163,6 +165,13 @@ class Gauge:
             return None
         with self._mark.open("rb") as file:
             return pickle.load(file)
+
+
+def _give_back_memory() -> None:
+    """What malloc keeps of a mark that was read is not the runtime's. Only glibc can be told to."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def main() -> NoReturn:

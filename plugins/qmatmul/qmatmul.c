@@ -18,7 +18,7 @@ enum { E_EXPERT, E_X, E_WEIGHT, E_N_INPUT };
 enum {
     QM_INPUTS = 256, /* inputs that are unpacked and multiplied at a time */
     QM_TILE = 8,     /* tokens whose activations lie side by side */
-    QM_BATCH = 256,  /* tokens that weights are unpacked for */
+    QM_BATCH = 512,  /* tokens that weights are unpacked for */
     QM_SHARE = 32,   /* rows of the weight that parts take: a multiple of every group */
     FEW = 2          /* rows of x that are cheaper to round in every part than to wait for, and to multiply one by one */
 };
@@ -165,6 +165,10 @@ static void round_inputs(const product *p, const ck_call *c, int64_t t, float sc
     const product panel = {.K = n, .type = p->type};
     float         room[QM_INPUTS];
     const float  *x = gated(c, t, k, n, room);
+    /* The next panel of this row: rows take turns, 1 KB of each, which no hardware foresees. */
+    for (int64_t i = 0; i < QM_INPUTS; i += 16) {
+        __builtin_prefetch(ck_at(c->input[X], t) + k + QM_INPUTS + i);
+    }
     if (c->input[NORM] != NULL) {
         CK_DISPATCH(apply_norm, x, (const float *)c->input[NORM]->data + k, n, scale, room);
         x = room;

@@ -3,7 +3,9 @@
 
 Every folder with a `ref.npz`, as make_reference.py writes them, is one case. Its f32 file is read whole, one token at a time
 and in uneven chunks, on 1 and 2 threads, and must give the logits of Hugging Face within 2e-6 (rms, relative) and their greedy
-continuation. Its quantised files must be as close to llama.cpp as llama.cpp is to their weights expanded to f32.
+continuation. Its quantised files must be as close to llama.cpp as llama.cpp is to their weights expanded to f32, where ggml
+multiplies: a plugin for products (qmatmul) rounds activations in its own way, and then a few tokens meet other experts. Every
+line holds with the kernels of the recurrent layers alone, and those of f32 files with all plugins, too.
 Prints a table; exit code 1 if anything is farther away.
 """
 
