@@ -22,6 +22,7 @@ from .values import CANARY, element_type
 
 PAGE = mmap.PAGESIZE
 ALIGNMENT = 64  # of scratch and packed memory
+MAX_SPARE = 32  # pages of the largest block that leaves them to a later one
 
 _libc_ffi: Any = FFI()
 _libc_ffi.cdef("int mprotect(void *address, size_t size, int protection);")
@@ -32,25 +33,44 @@ _ADDRESS, _POINTER = _libc_ffi.typeof("uintptr_t"), _libc_ffi.typeof("void *")
 Edge = Literal["start", "end"]
 
 
+class _Pages:
+    """`n` pages between two that can neither be read nor written."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+        self._map = mmap.mmap(-1, (n + 2) * PAGE)
+        base = int(_libc_ffi.cast(_ADDRESS, _libc_ffi.from_buffer(self._map)))
+        for forbidden in (base, base + (n + 1) * PAGE):
+            if _libc.mprotect(_libc_ffi.cast(_POINTER, forbidden), PAGE, 0) != 0:
+                raise OSError("mprotect refused to guard a page")
+        self.bytes: NDArray[np.uint8] = np.frombuffer(self._map, np.uint8)[PAGE : (n + 1) * PAGE]
+        self.address = base + PAGE
+
+
+_spare: dict[
+    int, list[_Pages]
+] = {}  # by their number: guarding new ones takes longer than most runs of a kernel
+
+
 class Block:
-    """Bytes between two forbidden pages, against the one at `edge`; freed with this object."""
+    """Bytes between two forbidden pages, against the one at `edge`; a later block may get the pages of this object."""
 
     def __init__(self, size: int, alignment: int, edge: Edge) -> None:
         n_page = max(1, -(-size // PAGE))
-        self._map = mmap.mmap(-1, (n_page + 2) * PAGE)
-        self._whole: NDArray[np.uint8] = np.frombuffer(self._map, np.uint8)
-        base = int(_libc_ffi.cast(_ADDRESS, _libc_ffi.from_buffer(self._map)))
-        for forbidden in (base, base + (n_page + 1) * PAGE):
-            if _libc.mprotect(_libc_ffi.cast(_POINTER, forbidden), PAGE, 0) != 0:
-                raise OSError("mprotect refused to guard a page")
-        inner = self._whole[PAGE : (n_page + 1) * PAGE]
+        spare = _spare.get(n_page)
+        self._pages = spare.pop() if spare else _Pages(n_page)
+        inner = self._pages.bytes
         inner[:] = CANARY
         room = n_page * PAGE - size
         self._start = room // alignment * alignment if edge == "end" else 0
         self._size = size
         self._inner = inner
         self.bytes: NDArray[np.uint8] = inner[self._start : self._start + size]
-        self.address = base + PAGE + self._start
+        self.address = self._pages.address + self._start
+
+    def __del__(self) -> None:
+        if self._pages.n <= MAX_SPARE:
+            _spare.setdefault(self._pages.n, []).append(self._pages)
 
     def surroundings_touched(self) -> bool:
         """Whether a byte between the operand and a forbidden page has changed."""
