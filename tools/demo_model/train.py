@@ -27,7 +27,7 @@ from muon import Muon
 # (first step, row length): recall is first learned where it is near.
 CURRICULUM = ((0, 256), (400, 1024))
 # (first step, every so many batches, length of their rows)
-LONGEST_EVERY = ((640, 3, 4096), (1250, 2, 4096))
+LONGEST_EVERY = ((640, 3, 4096), (1250, 2, 4096), (1950, 2, 8192))
 TOKENS_PER_STEP = 4096
 PEAK, WARMUP, DECAY = 4e-3, 60, 0.25
 OUTSIDE = 0.3  # of the rate, for the embedding and whatever is not a matrix
