@@ -142,7 +142,7 @@ def main() -> None:
     given = parser.parse_args()
     page = given.page.read_text("utf-8")
     where = json.loads((given.results / "machine.json").read_text())
-    for name in ("prompt-512", "prompt-4096", "prompt-16384", "context"):
+    for name in ("prompt-512", "prompt-4096", "prompt-16000", "context"):
         file = given.results / f"{name}.json"
         if not file.is_file():
             continue

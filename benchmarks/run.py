@@ -52,7 +52,7 @@ class Part:
     plot: bool = False
 
     def quick(self) -> Part:
-        short = {"16384": "256", "4096": "128", "512": "64", "0,4k,16k": "0,256,512", "32": "4"}
+        short = {"16000": "256", "4096": "128", "512": "64", "0,4k,16k": "0,256,512", "32": "4"}
         few = {name: min(n, 2) for name, n in self.rounds.items()}
         return Part(self.name, few, tuple(short.get(o, o) for o in self.options), self.plot)
 
@@ -60,7 +60,7 @@ class Part:
 PARTS = (
     Part("prompt-512", SHORT, ("--vs", "llama.cpp", "--prompt", "512", "--decode", "32")),
     Part("prompt-4096", LONG, ("--vs", "llama.cpp", "--settings", "defaults,no-repack,plain", "--prompt", "4096", "--decode", "32")),
-    Part("prompt-16384", LONGEST, ("--vs", "llama.cpp", "--settings", "defaults,plain", "--prompt", "16384", "--decode", "32")),
+    Part("prompt-16000", LONGEST, ("--vs", "llama.cpp", "--settings", "defaults,plain", "--prompt", "16000", "--decode", "32")),
     Part(
         "context",
         {"granite-4.0-h-1b": 2, "llama-3.2-1b": 2},
