@@ -30,7 +30,6 @@ NAMES = ("conifer-demo-dense", "conifer-demo")
 N_CHATS = 24  # conversations behind the asserted perplexity
 RECALL_DEPTH = 1024
 DEPTHS = (1024, 4096, 8192, 16384)
-DENSE_DEPTHS = 2  # reading 16,384 tokens takes the dense twin minutes for each conversation
 
 
 def install(exported: Path) -> None:
@@ -68,15 +67,17 @@ def fill(text: str, mark: str, body: str) -> str:
 
 def card(text: str) -> str:
     """The model card with the figures of the published files."""
-    likely, right, answers = {}, {}, []
+    likely, recalled, answers = {}, {}, []
     for name in NAMES:
-        depths = DEPTHS[:DENSE_DEPTHS] if name.endswith("dense") else DEPTHS
-        with conifer_gguf.load(name, n_ctx=max(depths) + 256, n_threads=1) as session:
+        with conifer_gguf.load(name, n_ctx=max(DEPTHS) + 256, n_threads=1) as session:
             likely[name] = perplexity(session)
-            right[name] = {depth: recall(session, depth).right for depth in depths}
+            recalled[name] = [recall(session, depth) for depth in DEPTHS]
             answers = list(samples(session))  # the hybrid's: it comes last
     text = fill(text, "perplexity", table(("model", "perplexity"), [(n, f"{likely[n]:.3f}") for n in NAMES]))
-    rows = [(f"{depth:,}", *(str(right[n].get(depth, "not measured")) for n in NAMES)) for depth in DEPTHS]
+    rows = [
+        (f"{depth:,}", *(f"{at.right}, {at.speed:,.0f} tokens/s" for at in found))
+        for depth, *found in zip(DEPTHS, *(recalled[n] for n in NAMES), strict=True)
+    ]
     text = fill(text, "recall", table(("depth, tokens", *NAMES), rows))
     return fill(text, "samples", "\n\n".join(f"{quote(asked)}\n\n{said.strip()}" for asked, said in answers))
 
