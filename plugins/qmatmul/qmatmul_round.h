@@ -1,0 +1,166 @@
+/* Activations to 8 bits, with gates and norms on the way, for one instruction set. Included by qmatmul_loops.h. */
+
+/* x times the activation of its gate, x sigmoid(gate) [gate]. n is a multiple of 32 here and below. */
+static void CK_ISA(apply_gate)(const float *x, const float *gate, int64_t n, int sigmoid, float *to) {
+    for (int64_t i = 0; i < n; i += 32) {
+        ckv g[32 / CK_LANES], e[32 / CK_LANES]; /* side by side: an exponential is a long chain */
+#pragma GCC unroll 8
+        for (int j = 0; j < 32 / CK_LANES; j++) {
+            g[j] = ck_load(gate + i + j * CK_LANES);
+            e[j] = -g[j];
+        }
+        ck_exps(32 / CK_LANES, e);
+#pragma GCC unroll 8
+        for (int j = 0; j < 32 / CK_LANES; j++) {
+            const ckv act = (sigmoid ? ck_all(1.0f) : g[j]) / (e[j] + 1.0f);
+            ck_store(to + i + j * CK_LANES, act * ck_load(x + i + j * CK_LANES));
+        }
+    }
+}
+
+static void CK_ISA(sum_squares)(const float *x, int64_t n, float *sum) {
+    ckv part[16 / CK_LANES];
+    for (int j = 0; j < 16 / CK_LANES; j++) {
+        part[j] = ck_all(0.0f);
+    }
+    for (int64_t i = 0; i < n; i += 16) {
+        for (int j = 0; j < 16 / CK_LANES; j++) {
+            const ckv v = ck_load(x + i + j * CK_LANES);
+            part[j] = ck_fma(v, v, part[j]);
+        }
+    }
+    for (int j = 1; j < 16 / CK_LANES; j++) {
+        part[0] += part[j];
+    }
+    *sum = ck_sum(part[0]);
+}
+
+static void CK_ISA(apply_norm)(const float *x, const float *norm, int64_t n, float scale, float *to) {
+    for (int64_t i = 0; i < n; i += CK_LANES) {
+        ck_store(to + i, ck_load(x + i) * ck_all(scale) * ck_load(norm + i));
+    }
+}
+
+/* d = max |x| / 127 of n activations, and the factor 1 / d. Where one is not finite d is NaN, and so is the product. */
+CK_FN ckv CK_ISA(block_scale)(const float *x, int n, float *d) {
+    ckv most = ck_all(0.0f), odd = ck_all(0.0f);
+    for (int i = 0; i < n; i += CK_LANES) {
+        const ckv v = ck_load(x + i);
+        most = ck_max(most, (ckv)((ck_ints)v & 0x7fffffff));
+        odd += v - v; /* 0, or NaN for ever */
+    }
+    const float largest = CK_ISA(largest)(most), wrong = ck_sum(odd);
+    *d = wrong == 0.0f ? largest / 127.0f : NAN;
+    return ck_all(wrong == 0.0f && largest > 0.0f ? 127.0f / largest : 0.0f);
+}
+
+/* 16 activations to 8 bits; adds them and their sizes lane by lane. */
+CK_FN void CK_ISA(round_16)(const float *x, ckv factor, int8_t *to, ck_ints *sum, ck_ints *size) {
+    ck_ints q[16 / CK_LANES];
+    for (int i = 0; i < 16 / CK_LANES; i++) {
+        ckv v = factor * ck_load(x + i * CK_LANES);
+        v = (ckv)((ck_ints)v & (v == v));
+        q[i] = __builtin_convertvector(CK_ISA(ck_nearest)(v), ck_ints);
+        *sum += q[i];
+        *size += (q[i] ^ (q[i] >> 31)) - (q[i] >> 31);
+    }
+    CK_ISA(narrow_16)(q, to);
+}
+
+/* The sums, or of sizes, of each 16 of 256 numbers: from their bytes, or from the vectors `rows` that lanes were added to. */
+CK_FN void CK_ISA(sums_of_16)(const int8_t *q, const ck_ints *rows, int32_t *sum, int is_signed) {
+#if CK_LANES == 16
+    ck_ints fours[4];
+    for (int i = 0; i < 4; i++) {
+        const ck_ints v = CK_ISA(bytes_64)(q + 64 * i), ones = CK_ISA(all_ints)(BYTES(1));
+        const ck_ints size = (ck_ints)_mm512_abs_epi8((__m512i)v);
+        fours[i] = is_signed ? CK_ISA(step)((ck_ints){0}, ones, v) : CK_ISA(step)((ck_ints){0}, size, ones);
+    }
+    const ck_ints v = CK_ISA(sums_of_quarters)(fours);
+    const ck_ints turned = __builtin_shufflevector(v, v, 0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    (void)rows;
+    memcpy(sum, &turned, sizeof turned);
+#else
+    (void)q, (void)is_signed;
+    for (int i = 0; i < 16; i += CK_LANES) {
+        const ck_ints v = CK_ISA(sums_of)(rows + i);
+        memcpy(sum + i, &v, sizeof v);
+    }
+#endif
+}
+
+CK_FN void CK_ISA(round_k)(int type, const float *x, column *to) {
+    float     d;
+    const ckv factor = CK_ISA(block_scale)(x, QM_INPUTS, &d);
+    int32_t   sum[16], size[16] = {0};
+    ck_ints   sums[16], sizes[16];
+    for (int i = 0; i < 16; i++) {
+        sums[i] = sizes[i] = (ck_ints){0};
+        CK_ISA(round_16)(x + 16 * i, factor, (int8_t *)(to->number + 4 * i), &sums[i], &sizes[i]);
+    }
+    CK_ISA(sums_of_16)((const int8_t *)to->number, sums, sum, 1);
+    if (QM_CENTRE(type) > 8) { /* 8 * 32 * 127 fits */
+        CK_ISA(sums_of_16)((const int8_t *)to->number, sizes, size, 0);
+    }
+    const int     n = type == CK_Q6_K ? 16 : 8; /* sums of 16 or of 32 */
+    const int32_t centre = QM_CENTRE(type);
+    int32_t       wide = 0;
+    for (int i = 0; i < n; i++) {
+        const int32_t all = n == 16 ? sum[i] : sum[2 * i] + sum[2 * i + 1];
+        const int32_t most = n == 16 ? size[i] : size[2 * i] + size[2 * i + 1];
+        const float   share = d * (float)all;
+        to->number[QM_START + i] = -centre * all;
+        wide |= centre * most > INT16_MAX;
+        if (n == 8) {
+            memcpy(to->number + QM_SUMS + i, &share, sizeof share);
+        } else if (i % 2) {
+            to->number[QM_SUMS + i / 2] = (int32_t)((uint32_t)all << 16 | (sum[i - 1] & 0xffff));
+        }
+    }
+    memcpy(to->number + QM_D, &d, sizeof d);
+    to->number[QM_WIDE] = wide;
+}
+
+CK_FN void CK_ISA(round_32)(int type, const float *x, int i, column *to) {
+    float     d;
+    const ckv factor = CK_ISA(block_scale)(x, 32, &d);
+    int8_t   *q = (int8_t *)(to->number + 8 * i);
+    ck_ints   sum = {0}, size = {0};
+    CK_ISA(round_16)(x, factor, q, &sum, &size);
+    CK_ISA(round_16)(x + 16, factor, q + 16, &sum, &size);
+    to->number[QM_START + i] = QM_OFFSET(type) ? -QM_OFFSET(type) * CK_ISA(sum_of)(sum) : 0;
+    memcpy(to->number + QM_D + i, &d, sizeof d);
+}
+
+/* The columns of one token, `stride` columns apart. */
+static void CK_ISA(round_row)(const product *p, const float *x, int64_t stride, column *to) {
+    for (int64_t k = 0; k < p->K; k += QM_INPUTS, to += stride) {
+        switch (p->type) {
+        case CK_Q4_K: CK_ISA(round_k)(CK_Q4_K, x + k, to); break;
+        case CK_Q5_K: CK_ISA(round_k)(CK_Q5_K, x + k, to); break;
+        case CK_Q6_K: CK_ISA(round_k)(CK_Q6_K, x + k, to); break;
+        default:
+            for (int i = 0; i < 8 && k + 32 * i < p->K; i++) {
+                CK_ISA(round_32)(p->type, x + k + 32 * i, i, to);
+            }
+            break;
+        }
+    }
+}
+
+/* n <= QM_TILE columns side by side: number k of token t at QM_TILE k + t. */
+static void CK_ISA(interleave)(const column *const *from, int n, column *to) {
+    float *at = (float *)to->number; /* moved, not read */
+    for (int k = 0; k < QM_COLUMN; k += CK_LANES, at += QM_TILE * CK_LANES) {
+        ckv row[QM_TILE];
+#pragma GCC unroll 8
+        for (int t = 0; t < QM_TILE; t++) {
+            row[t] = ck_load((const float *)(from[t < n ? t : 0]->number + k));
+        }
+        CK_ISA(ck_interleave)(QM_TILE, row);
+#pragma GCC unroll 8
+        for (int t = 0; t < QM_TILE; t++) {
+            ck_store(at + t * CK_LANES, row[t]);
+        }
+    }
+}
