@@ -47,9 +47,8 @@ class _Pages:
         self.address = base + PAGE
 
 
-_spare: dict[
-    int, list[_Pages]
-] = {}  # by their number: guarding new ones takes longer than most runs of a kernel
+# By their number. Guarding new ones takes longer than most runs of a kernel.
+_spare: dict[int, list[_Pages]] = {}
 
 
 class Block:
@@ -59,13 +58,11 @@ class Block:
         n_page = max(1, -(-size // PAGE))
         spare = _spare.get(n_page)
         self._pages = spare.pop() if spare else _Pages(n_page)
-        inner = self._pages.bytes
-        inner[:] = CANARY
+        self._pages.bytes[:] = CANARY
         room = n_page * PAGE - size
         self._start = room // alignment * alignment if edge == "end" else 0
         self._size = size
-        self._inner = inner
-        self.bytes: NDArray[np.uint8] = inner[self._start : self._start + size]
+        self.bytes: NDArray[np.uint8] = self._pages.bytes[self._start : self._start + size]
         self.address = self._pages.address + self._start
 
     def __del__(self) -> None:
@@ -74,7 +71,8 @@ class Block:
 
     def surroundings_touched(self) -> bool:
         """Whether a byte between the operand and a forbidden page has changed."""
-        before, after = self._inner[: self._start], self._inner[self._start + self._size :]
+        inner = self._pages.bytes
+        before, after = inner[: self._start], inner[self._start + self._size :]
         return bool((before != CANARY).any() or (after != CANARY).any())
 
 
