@@ -32,13 +32,18 @@ RECALL_DEPTH = 1024
 DEPTHS = (1024, 4096, 8192, 16384)
 
 
+def packaged(name: str) -> Path:
+    """What was just put into this checkout; by its name alone, an installed package's file would be loaded."""
+    return PACKAGE / f"{name}-Q8_0.gguf"
+
+
 def install(exported: Path) -> None:
     text = CATALOG.read_text()
     for name in NAMES:
         CHECKPOINTS.mkdir(exist_ok=True)
         PACKAGE.mkdir(exist_ok=True)
         shutil.copyfile(exported / f"{name}-BF16.gguf", CHECKPOINTS / f"{name}-BF16.gguf")
-        file = PACKAGE / f"{name}-Q8_0.gguf"
+        file = packaged(name)
         shutil.copyfile(exported / file.name, file)
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         known = re.compile(rf'file = "{re.escape(file.name)}", size = \d+, sha256 = "[0-9a-f]+"')
@@ -50,9 +55,7 @@ def install(exported: Path) -> None:
 def expected() -> dict[str, dict[str, float]]:
     found = {}
     for name in NAMES:
-        with conifer_gguf.load(
-            PACKAGE / f"{name}-Q8_0.gguf", n_ctx=4096, n_threads=1, cache_type="f32"
-        ) as session:
+        with conifer_gguf.load(packaged(name), n_ctx=4096, n_threads=1, cache_type="f32") as session:
             right = recall(session, RECALL_DEPTH).right
             found[name] = {"perplexity": round(perplexity(session, N_CHATS), 4), "recalled_at_1024": right}
     return found
@@ -69,7 +72,7 @@ def card(text: str) -> str:
     """The model card with the figures of the published files."""
     likely, recalled, answers = {}, {}, []
     for name in NAMES:
-        with conifer_gguf.load(name, n_ctx=max(DEPTHS) + 256, n_threads=1) as session:
+        with conifer_gguf.load(packaged(name), n_ctx=max(DEPTHS) + 256, n_threads=1) as session:
             likely[name] = perplexity(session)
             recalled[name] = [recall(session, depth) for depth in DEPTHS]
             answers = list(samples(session))  # the hybrid's: it comes last
