@@ -96,7 +96,7 @@ def kernels(rows: Sequence[dict[str, Any]]) -> str:
             f"{r['us_per_token']:.2f}",
             f"{r['ggml_us_per_token']:.2f}",
             f"{r['ratio']:.2f}",
-            f"{r['ratio_low']:.2f} to {r['ratio_high']:.2f}" if "ratio_low" in r else "",  # attention's: none
+            f"{r['ratio_low']:.2f} to {r['ratio_high']:.2f}",
             r["model"],
         ]
         for r in rows

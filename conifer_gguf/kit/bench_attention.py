@@ -50,7 +50,8 @@ HEADS = (
 
 @dataclass(frozen=True)
 class AttentionTiming:
-    """Medians in microseconds of one layer's call; ratios are ggml's time over ours. 0 where ggml has no such path."""
+    """Medians in microseconds of one layer's call; ratios are ggml's time over ours, 0 where ggml has no such path. `ratio` is
+    that of its faster one, with the middle half of the rounds."""
 
     model: str
     heads: str
@@ -63,6 +64,9 @@ class AttentionTiming:
     flash_ratio: float
     plain_us: float
     plain_ratio: float
+    ratio: float
+    ratio_low: float
+    ratio_high: float
     error: float
     flash_error: float
     plain_error: float
@@ -75,7 +79,6 @@ class AttentionTiming:
             "shape": f"{self.heads} {self.cache_type} after {self.depth}",
             "us_per_token": self.us / self.n_tokens,
             "ggml_us_per_token": ggml_us / self.n_tokens,
-            "ratio": min(self.flash_ratio, self.plain_ratio or self.flash_ratio),
             **asdict(self),
         }
 
@@ -108,7 +111,9 @@ def time_attention(
         for side in sides:
             side.close()
     medians = [statistics.median(t) * 1e6 / copies for t in times]
-    ratios = [statistics.median(b / a for a, b in zip(times[0], t, strict=True)) for t in times]
+    rounds = [sorted(b / a for a, b in zip(times[0], t, strict=True)) for t in times]
+    ratios = [statistics.median(r) for r in rounds]
+    of_faster = min(rounds[1:], key=statistics.median)
     plain = len(sides) > 2
     return AttentionTiming(
         heads.label,
@@ -122,6 +127,9 @@ def time_attention(
         ratios[1],
         medians[2] if plain else 0.0,
         ratios[2] if plain else 0.0,
+        statistics.median(of_faster),
+        of_faster[len(of_faster) // 4],
+        of_faster[(3 * len(of_faster)) // 4],
         errors[0],
         errors[1],
         errors[2] if plain else 0.0,
