@@ -11,22 +11,22 @@ enum { CK_ISA(QM_VECTORS) = 2, CK_ISA(QM_ROWS) = 2 * CK_LANES };
 #if defined(__SANITIZE_ADDRESS__) || defined(CK_EMULATE_AVX512)
 enum { CK_ISA(QM_TOKENS) = 2 };
 #else
-enum { CK_ISA(QM_TOKENS) = CK_LANES == 16 ? 8 : 4 };
+enum { CK_ISA(QM_TOKENS) = 4 };
 #endif
+/* Folds whose sums do: 2 * 4 * 2 vectors fill half of the registers of AVX-512. */
+enum { CK_ISA(QM_FOLDS) = CK_LANES == 16 ? 2 : 1 };
 #define VECTORS CK_ISA(QM_VECTORS)
 #define ROWS CK_ISA(QM_ROWS)
 #define TOKENS CK_ISA(QM_TOKENS)
+#define FOLDS CK_ISA(QM_FOLDS)
 
 #define BYTES(x) ((int32_t)(0x01010101u * (x)))
 
 /* The factors of QM_INPUTS inputs of CK_LANES rows. */
 typedef struct {
-    ck_ints scale[32]; /* one for each fold */
-    ckv     low[8];    /* Q4_K, Q5_K: factors of the sums of 32 activations */
-    ckv     d[8];      /* of each 32 inputs; K types: the first */
-#if CK_LANES == 8
-    ck_ints pairs[8]; /* Q6_K: pairs of 16-bit factors of the sums of 16 activations */
-#endif
+    ck_ints scale[32]; /* of the folds; AVX-512: of two of them */
+    ck_ints least[8];  /* pairs of factors of the sums in QM_SUMS, of Q6_K where it has no centre */
+    ckv     d[8];      /* of each 32 inputs; K types: the first, and of `least` the second */
 } CK_ISA(factors);
 
 typedef struct {
@@ -65,14 +65,16 @@ CK_FN void CK_ISA(factors_of_k)(int type, const uint8_t *const *row, int64_t at,
     s[1] = (head[3] & BYTES(15)) | ((head[1] >> 2) & BYTES(48));
     m[1] = ((head[3] >> 4) & BYTES(15)) | ((head[2] >> 2) & BYTES(48));
     to->d[0] = d;
+    to->d[1] = -d_low;
 #pragma GCC unroll 8
     for (int j = 0; j < 8; j++) {
-        const ck_ints scale = (s[j / 4] >> (8 * (j % 4))) & 0xff, least = (m[j / 4] >> (8 * (j % 4))) & 0xff;
         for (int i = 0; i < 8 / QM_FOLD(type); i++) {
-            to->scale[j * (8 / QM_FOLD(type)) + i] = CK_ISA(scale)(scale);
+            CK_ISA(set_scale)(to->scale, j * (8 / QM_FOLD(type)) + i, (s[j / 4] >> (8 * (j % 4))) & 0xff);
         }
-        const ckv low = d_low * __builtin_convertvector(least, ckv);
-        to->low[j] = (float)QM_CENTRE(type) * d * __builtin_convertvector(scale, ckv) - low;
+        if (j % 2) {
+            const ck_ints two = m[j / 4] >> (8 * (j % 4 - 1));
+            to->least[j / 2] = CK_ISA(pair)(two & 0xff, (two >> 8) & 0xff);
+        }
     }
 }
 
@@ -85,15 +87,12 @@ CK_FN void CK_ISA(factors_of_q6_k)(const uint8_t *const *row, int64_t at, CK_ISA
     for (int j = 0; j < 16; j++) {
         scale[j] = (s[j / 4] << (24 - 8 * (j % 4))) >> 24;
         for (int i = 0; i < 4 / QM_FOLD(CK_Q6_K); i++) {
-            to->scale[j * (4 / QM_FOLD(CK_Q6_K)) + i] = CK_ISA(scale)(scale[j]);
+            CK_ISA(set_scale)(to->scale, j * (4 / QM_FOLD(CK_Q6_K)) + i, scale[j]);
+        }
+        if (QM_CENTRE(CK_Q6_K) == 0 && j % 2) {
+            to->least[j / 2] = CK_ISA(pair)(-32 * scale[j - 1], -32 * scale[j]);
         }
     }
-#if CK_LANES == 8
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++) {
-        to->pairs[i] = ((-32 * scale[2 * i]) & 0xffff) | ((-32 * scale[2 * i + 1]) << 16);
-    }
-#endif
 }
 
 /* Of block b of 256 inputs; other types: of the n blocks of 32 from 8 b. */
@@ -232,16 +231,21 @@ CK_FN void CK_ISA(unpack)(int type, const uint8_t *const *row, int64_t b, int n,
 /* ---- products of n tokens, known to the compiler, `width` of which are side by side in the columns at x: sum[t] += weight . x[t].
  * Number k of token t is x[width k + t]. */
 
-/* part[t] += the products of `fold` steps. */
-CK_FN void CK_ISA(steps)(int n, int fold, const ck_ints (*byte)[VECTORS], const int32_t *x, ck_ints (*part)[VECTORS]) {
+/* part[g][t] += the products of `fold` steps, of n_fold folds that follow each other. */
+CK_FN void CK_ISA(steps)(int n, int fold, int n_fold, const ck_ints (*byte)[VECTORS], const int32_t *x,
+                         ck_ints (*part)[TOKENS][VECTORS]) {
 #pragma GCC unroll 8
     for (int s = 0; s < fold; s++) {
-        const ck_ints a = byte[s][0], b = byte[s][1];
-#pragma GCC unroll 8
-        for (int t = 0; t < n; t++) {
-            const ck_ints v = CK_ISA(all_ints)(x[QM_TILE * s + t]);
-            part[t][0] = CK_ISA(step)(part[t][0], a, v);
-            part[t][1] = CK_ISA(step)(part[t][1], b, v);
+#pragma GCC unroll 2
+        for (int g = 0; g < n_fold; g++) {
+            const int     at = g * fold + s;
+            const ck_ints a = byte[at][0], b = byte[at][1];
+#pragma GCC unroll 4
+            for (int t = 0; t < n; t++) {
+                const ck_ints v = CK_ISA(all_ints)(x[QM_TILE * at + t]);
+                part[g][t][0] = CK_ISA(step)(part[g][t][0], a, v);
+                part[g][t][1] = CK_ISA(step)(part[g][t][1], b, v);
+            }
         }
     }
 }
@@ -250,8 +254,24 @@ CK_FN void CK_ISA(steps)(int n, int fold, const ck_ints (*byte)[VECTORS], const 
 CK_FN void CK_ISA(fetch_next)(int n, int n_step, int at, const int32_t *x) {
     const int n_line = QM_COLUMN * QM_TILE / 16 / n_step;
 #pragma GCC unroll 6
-    for (int i = 0; n == QM_TILE && i < n_line; i++) {
+    for (int i = 0; n == TOKENS && i < n_line; i++) {
         __builtin_prefetch(x + QM_TILE * QM_COLUMN + 16 * (at * n_line + i));
+    }
+}
+
+CK_FN void CK_ISA(load_sums)(int n, float (*sum)[ROWS], ckv (*y)[VECTORS]) {
+#pragma GCC unroll 4
+    for (int t = 0; t < n; t++) {
+        y[t][0] = ck_load(sum[t]);
+        y[t][1] = ck_load(sum[t] + CK_LANES);
+    }
+}
+
+CK_FN void CK_ISA(store_sums)(int n, float (*sum)[ROWS], ckv (*y)[VECTORS]) {
+#pragma GCC unroll 4
+    for (int t = 0; t < n; t++) {
+        ck_store(sum[t], y[t][0]);
+        ck_store(sum[t] + CK_LANES, y[t][1]);
     }
 }
 
@@ -270,23 +290,16 @@ CK_FN void CK_ISA(finish_k)(int type, int n, int n_vector, int width, ck_ints *t
 #pragma GCC unroll 2
         for (int r = 0; r < n_vector; r++) {
             const int i = t * n_vector + r;
-#if CK_LANES == 8
-            for (int j = 0; type == CK_Q6_K && j < 8; j++) {
-                total[i] = CK_ISA(add_pairs)(total[i], w[r].pairs[j], CK_ISA(all_ints)(x[(QM_SUMS + j) * width + t]));
-            }
-#endif
-            y[i] = ck_fma(d * w[r].d[0], __builtin_convertvector(total[i], ckv), y[i]);
-        }
-    }
+            ck_ints   low = type == CK_Q6_K ? total[i] : (ck_ints){0};
 #pragma GCC unroll 8
-    for (int j = 0; type != CK_Q6_K && j < 8; j++) {
-#pragma GCC unroll 8
-        for (int t = 0; t < n; t++) {
-            const ckv share = CK_ISA(all_of)(x + (QM_SUMS + j) * width + t);
-#pragma GCC unroll 2
-            for (int r = 0; r < n_vector; r++) {
-                y[t * n_vector + r] = ck_fma(share, w[r].low[j], y[t * n_vector + r]);
+            for (int j = 0; j < (type != CK_Q6_K ? 4 : 8) && !QM_CENTRE(type); j++) {
+                low = CK_ISA(add_pairs)(low, w[r].least[j], CK_ISA(all_ints)(x[(QM_SUMS + j) * width + t]));
             }
+            ckv sum = w[r].d[0] * __builtin_convertvector(type == CK_Q6_K ? low : total[i], ckv);
+            if (type != CK_Q6_K) {
+                sum = ck_fma(w[r].d[1], __builtin_convertvector(low, ckv), sum);
+            }
+            y[i] = ck_fma(d, sum, y[i]);
         }
     }
 }
@@ -294,99 +307,101 @@ CK_FN void CK_ISA(finish_k)(int type, int n, int n_vector, int width, ck_ints *t
 CK_FN void CK_ISA(tile_k)(int type, int n, int wide, const CK_ISA(panel) *w, const int32_t *x, float (*sum)[ROWS]) {
     ck_ints   total[TOKENS][VECTORS];
     const int fold = QM_FOLD(type);
-#pragma GCC unroll 8
+#pragma GCC unroll 4
     for (int t = 0; t < n; t++) {
         total[t][0] = total[t][1] = (ck_ints){0};
     }
-    for (int f = 0; f < 64 / fold; f++) {
-        ck_ints part[TOKENS][VECTORS];
-#pragma GCC unroll 8
-        for (int t = 0; t < n; t++) {
-            part[t][0] = part[t][1] =
-                QM_CENTRE(type) ? CK_ISA(all_ints)(x[(QM_START + f) * QM_TILE + t]) : (ck_ints){0};
+    for (int f = 0; f < 64 / fold; f += FOLDS) {
+        ck_ints part[FOLDS][TOKENS][VECTORS];
+#pragma GCC unroll 2
+        for (int g = 0; g < FOLDS; g++) {
+#pragma GCC unroll 4
+            for (int t = 0; t < n; t++) {
+                part[g][t][0] = part[g][t][1] =
+                    QM_CENTRE(type) ? CK_ISA(all_ints)(x[(QM_START + f + g) * QM_TILE + t]) : (ck_ints){0};
+            }
         }
-        CK_ISA(steps)(n, fold, w->byte + f * fold, x + f * fold * QM_TILE, part);
-        CK_ISA(fetch_next)(n, 64 / fold, f, x);
-#pragma GCC unroll 8
+        CK_ISA(steps)(n, fold, FOLDS, w->byte + f * fold, x + f * fold * QM_TILE, part);
+        CK_ISA(fetch_next)(n, 64 / fold / FOLDS, f / FOLDS, x);
+#pragma GCC unroll 4
         for (int t = 0; t < n; t++) {
-            total[t][0] = CK_ISA(fold)(wide, total[t][0], part[t][0], w->of[0].scale[f]);
-            total[t][1] = CK_ISA(fold)(wide, total[t][1], part[t][1], w->of[1].scale[f]);
+            for (int r = 0; r < VECTORS; r++) {
+                const ck_ints first = part[0][t][r], last = part[FOLDS - 1][t][r];
+                total[t][r] = CK_ISA(fold)(wide, total[t][r], first, last, w->of[r].scale[f / FOLDS]);
+            }
         }
     }
     ckv y[TOKENS][VECTORS];
-#pragma GCC unroll 8
-    for (int t = 0; t < n; t++) {
-        y[t][0] = ck_load(sum[t]);
-        y[t][1] = ck_load(sum[t] + CK_LANES);
-    }
+    CK_ISA(load_sums)(n, sum, y);
     CK_ISA(finish_k)(type, n, VECTORS, QM_TILE, total[0], w->of, x, y[0]);
-#pragma GCC unroll 8
+    CK_ISA(store_sums)(n, sum, y);
+}
+
+/* n_block blocks of 32 inputs from j, each with a scale of its own on both sides. */
+CK_FN void CK_ISA(blocks)(int type, int n, int n_block, int j, const CK_ISA(panel) *w, const int32_t *x, ckv (*y)[VECTORS]) {
+    (void)type;
+    ck_ints part[FOLDS][TOKENS][VECTORS];
+#if CK_LANES == 8
+    ck_ints         total[TOKENS][VECTORS];
+    const int       fold = QM_FOLD(type), n_fold = QM_STEPS_OF(type) / fold;
+    const ck_ints (*byte)[VECTORS] = w->byte + QM_STEPS_OF(type) * j;
+#pragma GCC unroll 4
     for (int t = 0; t < n; t++) {
-        ck_store(sum[t], y[t][0]);
-        ck_store(sum[t] + CK_LANES, y[t][1]);
+        total[t][0] = total[t][1] = CK_ISA(all_ints)(x[(QM_START + j) * QM_TILE + t]);
+    }
+#pragma GCC unroll 2
+    for (int f = 0; f < n_fold; f++) {
+        const ck_ints scale = CK_ISA(all_ints)((type == CK_Q8_0 && f == 1 ? 16 : 1) * 0x10001);
+#pragma GCC unroll 4
+        for (int t = 0; t < n; t++) {
+            part[0][t][0] = part[0][t][1] = (ck_ints){0};
+        }
+        CK_ISA(steps)(n, fold, 1, byte + f * fold, x + (8 * j + f * fold % 8) * QM_TILE, part);
+#pragma GCC unroll 4
+        for (int t = 0; t < n; t++) {
+            total[t][0] = CK_ISA(add_pairs)(total[t][0], part[0][t][0], scale);
+            total[t][1] = CK_ISA(add_pairs)(total[t][1], part[0][t][1], scale);
+        }
+    }
+    memcpy(part, total, sizeof part);
+#else
+#pragma GCC unroll 2
+    for (int g = 0; g < n_block; g++) {
+#pragma GCC unroll 4
+        for (int t = 0; t < n; t++) {
+            part[g][t][0] = part[g][t][1] = CK_ISA(all_ints)(x[(QM_START + j + g) * QM_TILE + t]);
+        }
+    }
+    CK_ISA(steps)(n, 8, n_block, w->byte + 8 * j, x + 8 * j * QM_TILE, part);
+    CK_ISA(fetch_next)(n, 8 / n_block, j / n_block, x);
+#endif
+#pragma GCC unroll 2
+    for (int g = 0; g < n_block; g++) {
+#pragma GCC unroll 4
+        for (int t = 0; t < n; t++) {
+            const ckv d = CK_ISA(all_of)(x + (QM_D + j + g) * QM_TILE + t);
+            y[t][0] = ck_fma(d * w->of[0].d[j + g], __builtin_convertvector(part[g][t][0], ckv), y[t][0]);
+            y[t][1] = ck_fma(d * w->of[1].d[j + g], __builtin_convertvector(part[g][t][1], ckv), y[t][1]);
+        }
     }
 }
 
-/* n_32 blocks of 32 inputs, each with a scale of its own on both sides. */
 CK_FN void CK_ISA(tile_32)(int type, int n, int n_32, const CK_ISA(panel) *w, const int32_t *x, float (*sum)[ROWS]) {
-    (void)type;
     ckv y[TOKENS][VECTORS];
-#pragma GCC unroll 8
-    for (int t = 0; t < n; t++) {
-        y[t][0] = ck_load(sum[t]);
-        y[t][1] = ck_load(sum[t] + CK_LANES);
+    int j = 0;
+    CK_ISA(load_sums)(n, sum, y);
+    for (; j + FOLDS <= n_32; j += FOLDS) {
+        CK_ISA(blocks)(type, n, FOLDS, j, w, x, y);
     }
-    for (int j = 0; j < n_32; j++) {
-        ck_ints part[TOKENS][VECTORS];
-#if CK_LANES == 8
-        ck_ints         total[TOKENS][VECTORS];
-        const int       fold = QM_FOLD(type), n_fold = QM_STEPS_OF(type) / fold;
-        const ck_ints (*byte)[VECTORS] = w->byte + QM_STEPS_OF(type) * j;
-#pragma GCC unroll 8
-        for (int t = 0; t < n; t++) {
-            total[t][0] = total[t][1] = CK_ISA(all_ints)(x[(QM_START + j) * QM_TILE + t]);
-        }
-#pragma GCC unroll 2
-        for (int f = 0; f < n_fold; f++) {
-            const ck_ints scale = CK_ISA(scale)(CK_ISA(all_ints)(type == CK_Q8_0 && f == 1 ? 16 : 1));
-#pragma GCC unroll 8
-            for (int t = 0; t < n; t++) {
-                part[t][0] = part[t][1] = (ck_ints){0};
-            }
-            CK_ISA(steps)(n, fold, byte + f * fold, x + (8 * j + f * fold % 8) * QM_TILE, part);
-#pragma GCC unroll 8
-            for (int t = 0; t < n; t++) {
-                total[t][0] = CK_ISA(fold)(0, total[t][0], part[t][0], scale);
-                total[t][1] = CK_ISA(fold)(0, total[t][1], part[t][1], scale);
-            }
-        }
-        memcpy(part, total, sizeof part);
-#else
-#pragma GCC unroll 8
-        for (int t = 0; t < n; t++) {
-            part[t][0] = part[t][1] = CK_ISA(all_ints)(x[(QM_START + j) * QM_TILE + t]);
-        }
-        CK_ISA(steps)(n, 8, w->byte + 8 * j, x + 8 * j * QM_TILE, part);
-        CK_ISA(fetch_next)(n, 8, j, x);
-#endif
-#pragma GCC unroll 8
-        for (int t = 0; t < n; t++) {
-            const ckv d = CK_ISA(all_of)(x + (QM_D + j) * QM_TILE + t);
-            y[t][0] = ck_fma(d * w->of[0].d[j], __builtin_convertvector(part[t][0], ckv), y[t][0]);
-            y[t][1] = ck_fma(d * w->of[1].d[j], __builtin_convertvector(part[t][1], ckv), y[t][1]);
-        }
+    for (; FOLDS > 1 && j < n_32; j++) {
+        CK_ISA(blocks)(type, n, 1, j, w, x, y);
     }
-#pragma GCC unroll 8
-    for (int t = 0; t < n; t++) {
-        ck_store(sum[t], y[t][0]);
-        ck_store(sum[t] + CK_LANES, y[t][1]);
-    }
+    CK_ISA(store_sums)(n, sum, y);
 }
 
 CK_FN int CK_ISA(is_wide)(int type, int n, const int32_t *x) {
-    (void)type;
     int wide = 0;
-    for (int t = 0; CK_LANES == 16 && QM_CENTRE(type) > 8 && t < n; t++) {
+    for (int t = 0; CK_LANES == 16 && QM_IS_K(type) && t < n; t++) {
         wide |= x[QM_WIDE * QM_TILE + t];
     }
     return wide;
@@ -474,9 +489,9 @@ CK_FN void CK_ISA(multiply_group)(int type, CK_ISA(tile_function) *tiles, CK_ISA
     }
 #define QM_TYPE(name, type)                                                                                            \
     QM_TILES(full_##name, type, TOKENS, 0)                                                                             \
-    QM_TILES(wide_##name, type, TOKENS, QM_CENTRE(type) > 8)                                                           \
+    QM_TILES(wide_##name, type, TOKENS, QM_IS_K(type))                                                           \
     QM_TILES(two_##name, type, 2, 0)                                                                                   \
-    QM_TILES(one_##name, type, 1, QM_CENTRE(type) > 8)                                                                 \
+    QM_TILES(one_##name, type, 1, QM_IS_K(type))                                                                 \
     static void CK_ISA(tiles_##name)(int n, int n_32, const CK_ISA(panel) *w, const int32_t *x, float (*sum)[ROWS]) { \
         int t = 0;                                                                                                     \
         for (; t + TOKENS <= n; t += TOKENS) {                                                                         \
@@ -525,6 +540,7 @@ static void CK_ISA(multiply)(const product *p, const batch *tokens, int64_t firs
 #undef VECTORS
 #undef ROWS
 #undef TOKENS
+#undef FOLDS
 #undef DEEP
 #undef BYTES
 #undef QM_PART

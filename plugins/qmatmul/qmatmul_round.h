@@ -41,26 +41,32 @@ static void CK_ISA(apply_norm)(const float *x, const float *norm, int64_t n, flo
     }
 }
 
-/* d = max |x| / 127 of n activations, and the factor 1 / d. Where one is not finite d is NaN, and so is the product. */
-CK_FN ckv CK_ISA(block_scale)(const float *x, int n, float *d) {
-    ckv most = ck_all(0.0f), odd = ck_all(0.0f);
+/* d = max |x| / 127 of n activations, and the factor 1 / d. Where one is not finite d is NaN, and so is the product: zeros are
+ * rounded in their stead. */
+CK_FN ckv CK_ISA(block_scale)(const float **x, int n, float *d) {
+    static const float zeros[QM_INPUTS];
+    ck_ints most = {0}; /* sizes of floats are in the order of their bits */
     for (int i = 0; i < n; i += CK_LANES) {
-        const ckv v = ck_load(x + i);
-        most = ck_max(most, (ckv)((ck_ints)v & 0x7fffffff));
-        odd += v - v; /* 0, or NaN for ever */
+        const ck_ints size = (ck_ints)ck_load(*x + i) & 0x7fffffff;
+        most = CK_ISA(larger)(size, most);
     }
-    const float largest = CK_ISA(largest)(most), wrong = ck_sum(odd);
-    *d = wrong == 0.0f ? largest / 127.0f : NAN;
-    return ck_all(wrong == 0.0f && largest > 0.0f ? 127.0f / largest : 0.0f);
+    const int32_t bits = CK_ISA(largest)(most);
+    float         largest;
+    memcpy(&largest, &bits, sizeof largest);
+    if (!isfinite(largest)) {
+        *x = zeros;
+        *d = NAN;
+        return ck_all(0.0f);
+    }
+    *d = largest / 127.0f;
+    return ck_all(largest > 0.0f ? 127.0f / largest : 0.0f);
 }
 
 /* 16 activations to 8 bits; adds them and their sizes lane by lane. */
 CK_FN void CK_ISA(round_16)(const float *x, ckv factor, int8_t *to, ck_ints *sum, ck_ints *size) {
     ck_ints q[16 / CK_LANES];
     for (int i = 0; i < 16 / CK_LANES; i++) {
-        ckv v = factor * ck_load(x + i * CK_LANES);
-        v = (ckv)((ck_ints)v & (v == v));
-        q[i] = __builtin_convertvector(CK_ISA(ck_nearest)(v), ck_ints);
+        q[i] = CK_ISA(nearest_ints)(factor * ck_load(x + i * CK_LANES));
         *sum += q[i];
         *size += (q[i] ^ (q[i] >> 31)) - (q[i] >> 31);
     }
@@ -91,31 +97,28 @@ CK_FN void CK_ISA(sums_of_16)(const int8_t *q, const ck_ints *rows, int32_t *sum
 
 CK_FN void CK_ISA(round_k)(int type, const float *x, column *to) {
     float     d;
-    const ckv factor = CK_ISA(block_scale)(x, QM_INPUTS, &d);
+    const ckv factor = CK_ISA(block_scale)(&x, QM_INPUTS, &d);
     int32_t   sum[16], size[16] = {0};
     ck_ints   sums[16], sizes[16];
+#pragma GCC unroll 16 /* AVX-512 makes no use of `sums` and `sizes`, and so they are not made */
     for (int i = 0; i < 16; i++) {
         sums[i] = sizes[i] = (ck_ints){0};
         CK_ISA(round_16)(x + 16 * i, factor, (int8_t *)(to->number + 4 * i), &sums[i], &sizes[i]);
     }
     CK_ISA(sums_of_16)((const int8_t *)to->number, sums, sum, 1);
-    if (QM_CENTRE(type) > 8) { /* 8 * 32 * 127 fits */
-        CK_ISA(sums_of_16)((const int8_t *)to->number, sizes, size, 0);
+    CK_ISA(sums_of_16)((const int8_t *)to->number, sizes, size, 0);
+    int32_t wide = 0;
+    for (int i = 0; i < 16; i += 2) {
+        const int32_t most = type == CK_Q4_K ? size[i] + size[i + 1] : size[i] > size[i + 1] ? size[i] : size[i + 1];
+        wide |= QM_LARGEST(type) * most > INT16_MAX;
     }
-    const int     n = type == CK_Q6_K ? 16 : 8; /* sums of 16 or of 32 */
-    const int32_t centre = QM_CENTRE(type);
-    int32_t       wide = 0;
-    for (int i = 0; i < n; i++) {
-        const int32_t all = n == 16 ? sum[i] : sum[2 * i] + sum[2 * i + 1];
-        const int32_t most = n == 16 ? size[i] : size[2 * i] + size[2 * i + 1];
-        const float   share = d * (float)all;
-        to->number[QM_START + i] = -centre * all;
-        wide |= centre * most > INT16_MAX;
-        if (n == 8) {
-            memcpy(to->number + QM_SUMS + i, &share, sizeof share);
-        } else if (i % 2) {
-            to->number[QM_SUMS + i / 2] = (int32_t)((uint32_t)all << 16 | (sum[i - 1] & 0xffff));
-        }
+    for (int i = 0; i < 16 && QM_CENTRE(type); i++) {
+        to->number[QM_START + i] = -QM_CENTRE(type) * sum[i];
+    }
+    for (int i = 0; i < (type == CK_Q6_K ? 8 : 4); i++) {
+        const int32_t *of = type == CK_Q6_K ? sum + 2 * i : sum + 4 * i;
+        const int32_t  a = type == CK_Q6_K ? of[0] : of[0] + of[1], b = type == CK_Q6_K ? of[1] : of[2] + of[3];
+        to->number[QM_SUMS + i] = (int32_t)((uint32_t)b << 16 | (a & 0xffff));
     }
     memcpy(to->number + QM_D, &d, sizeof d);
     to->number[QM_WIDE] = wide;
@@ -123,7 +126,7 @@ CK_FN void CK_ISA(round_k)(int type, const float *x, column *to) {
 
 CK_FN void CK_ISA(round_32)(int type, const float *x, int i, column *to) {
     float     d;
-    const ckv factor = CK_ISA(block_scale)(x, 32, &d);
+    const ckv factor = CK_ISA(block_scale)(&x, 32, &d);
     int8_t   *q = (int8_t *)(to->number + 8 * i);
     ck_ints   sum = {0}, size = {0};
     CK_ISA(round_16)(x, factor, q, &sum, &size);

@@ -17,8 +17,8 @@ CK_FN ckv CK_ISA(alone_32)(int type, int n_32, const uint8_t *const *row, int64_
             for (int s = 0; s < fold; s++) {
                 part = CK_ISA(step)(part, q[f * fold + s], CK_ISA(all_ints)(x[8 * j + f * fold % 8 + s]));
             }
-            const ck_ints scale = CK_ISA(scale)(CK_ISA(all_ints)(type == CK_Q8_0 && f == 1 ? 16 : 1));
-            total = CK_LANES == 8 ? CK_ISA(fold)(0, total, part, scale) : part;
+            const ck_ints scale = CK_ISA(all_ints)((type == CK_Q8_0 && f == 1 ? 16 : 1) * 0x10001);
+            total = CK_LANES == 8 ? CK_ISA(add_pairs)(total, part, scale) : part;
         }
         y = ck_fma(CK_ISA(all_of)(x + QM_D + j) * w.d[j], __builtin_convertvector(total, ckv), y);
     }
@@ -48,6 +48,12 @@ CK_FN void CK_ISA(units_of_k)(int type, const uint8_t *p, int n, ck_ints *low, c
 
 /* - offset * the sum of each four activations, where sums of products begin. */
 CK_FN ck_ints CK_ISA(start_at)(int offset, ck_ints x) { return -CK_ISA(step)((ck_ints){0}, CK_ISA(all_ints)(BYTES(offset)), x); }
+
+/* The scale of 32 inputs, of Q6_K 16. */
+CK_FN ck_ints CK_ISA(scale_at)(int type, const CK_ISA(factors) *w, int i) {
+    const ck_ints two = w->scale[type == CK_Q5_K ? i : i / 2];
+    return i % 2 ? two >> 16 : (two << 16) >> 16;
+}
 
 CK_FN ckv CK_ISA(rows_k)(int type, const uint8_t *const *row, int64_t b, const int32_t *x, ckv y, int64_t next) {
     const int       size = type == CK_Q4_K ? 144 : type == CK_Q5_K ? 176 : 210, n_part = type == CK_Q6_K ? 4 : 2;
@@ -83,8 +89,8 @@ CK_FN ckv CK_ISA(rows_k)(int type, const uint8_t *const *row, int64_t b, const i
 #pragma GCC unroll 4
         for (int i = 0; i < n_part; i++) {
             const int f = type == CK_Q6_K ? 8 * n + i : 4 * n + 2 * i;
-            total = CK_ISA(fold)(1, total, part[i], w.scale[f]);
-            total = CK_ISA(fold)(1, total, part[4 + i], w.scale[f + (type == CK_Q6_K ? 4 : 1)]);
+            total += part[i] * CK_ISA(scale_at)(type, &w, f);
+            total += part[4 + i] * CK_ISA(scale_at)(type, &w, f + (type == CK_Q6_K ? 4 : 1));
         }
     }
     CK_ISA(finish_k)(type, 1, 1, 1, &total, &w, x - 64, &y);
@@ -164,7 +170,7 @@ CK_FN ckv CK_ISA(alone_k)(int type, const uint8_t *const *row, int64_t b, const 
             for (int s = 0; s < fold; s++) {
                 part = CK_ISA(step)(part, q[f * fold + s], CK_ISA(all_ints)(x[(j * n_fold + f) * fold + s]));
             }
-            total = CK_ISA(fold)(0, total, part, w.scale[j * n_fold + f]);
+            total = CK_ISA(fold)(0, total, part, part, w.scale[j * n_fold + f]);
         }
     }
     CK_ISA(finish_k)(type, 1, 1, 1, &total, &w, x, &y);
@@ -235,7 +241,7 @@ CK_FN ckv CK_ISA(rows_q6_k)(const uint8_t *const *row, int64_t b, const int32_t 
     const ckv factor = (ckv)_mm256_cvtph_ps(_mm_setr_epi16((short)d[0], (short)d[1], (short)d[2], (short)d[3], (short)d[4], (short)d[5],
                                                            (short)d[6], (short)d[7]));
     const ckv all = CK_ISA(all_of)(x + QM_D);
-    return ck_fma(all * factor, __builtin_convertvector(CK_ISA(sums_of_lanes)(of), ckv), y);
+    return ck_fma(all, factor * __builtin_convertvector(CK_ISA(sums_of_lanes)(of), ckv), y);
 }
 #endif
 

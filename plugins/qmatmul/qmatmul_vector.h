@@ -136,17 +136,19 @@ CK_FN ckv CK_ISA(from_half)(ck_ints h) {
 
 /* A *fold* is FOLD steps, after which a sum of products is multiplied by the scale of its inputs. What the sum may hold:
  *   AVX2     16 bits, summed in 16: 2 * 127 * (largest weight) * steps < 2^15; weights of 8 bits go as two halves of 4
- *   AVX-512  16 bits, summed in 32; weights less their centre, so that 8 steps fit: 8 * 127 * 32 < 2^15 (Q4_K; else see `wide`)
+ *   AVX-512  16 bits, summed in 32, unless it is `wide`
  *   others   32 bits */
 #if CK_LANES == 8
 #define QM_FOLD(type) ((type) == CK_Q6_K ? 2 : (type) == CK_Q5_K || (type) == CK_Q5_0 ? 4 : 8)
 #define QM_HALVES(type) ((type) == CK_Q8_0 ? 2 : 1)
 #define QM_CENTRE(type) 0
 #else
-#define QM_FOLD(type) ((type) == CK_Q6_K ? 4 : 8)
+#define QM_FOLD(type) ((type) == CK_Q6_K || ((type) == CK_Q5_K && CK_LANES == 16) ? 4 : 8)
 #define QM_HALVES(type) 1
-#define QM_CENTRE(type) ((type) == CK_Q4_K ? 8 : (type) == CK_Q5_K ? 16 : (type) == CK_Q6_K ? 32 : 0)
+#define QM_CENTRE(type) ((type) == CK_Q6_K ? 32 : 0)
 #endif
+/* The largest weight of a K type, its centre taken away. */
+#define QM_LARGEST(type) ((type) == CK_Q4_K ? 15 : (type) == CK_Q5_K ? 31 : 32)
 /* What stored weights of the other types exceed the signed ones by; VNNI and AVX2 want unsigned ones. */
 #define QM_OFFSET(type) \
     ((type) == CK_Q4_0 ? 8 : (type) == CK_Q5_0 ? 16 : (type) == CK_Q8_0 && (CK_LANES == 16 || CK_LANES == 8) ? 128 : 0)
@@ -173,51 +175,76 @@ CK_FN ck_ints CK_ISA(step)(ck_ints sum, ck_ints w, ck_ints x) {
 #endif
 }
 
-/* total + scale * sum, where `scale` is what `scale` made. Of a sum that is not `wide` the low 16 bits say everything. */
-CK_FN ck_ints CK_ISA(fold)(int wide, ck_ints total, ck_ints sum, ck_ints scale) {
+/* Two numbers of 16 bits in each lane, and total + first[0] second[0] + first[1] second[1]. */
+CK_FN ck_ints CK_ISA(pair)(ck_ints a, ck_ints b) { return (a & 0xffff) | (b << 16); }
+
+CK_FN ck_ints CK_ISA(add_pairs)(ck_ints total, ck_ints first, ck_ints second) {
 #if CK_LANES == 16
-    return wide ? total + sum * ((scale << 16) >> 16)
-                : (ck_ints)_mm512_dpwssd_epi32((__m512i)total, (__m512i)sum, (__m512i)scale);
+    return (ck_ints)_mm512_dpwssd_epi32((__m512i)total, (__m512i)first, (__m512i)second);
 #elif CK_LANES == 8
-    (void)wide;
-    return total + (ck_ints)_mm256_madd_epi16((__m256i)sum, (__m256i)scale);
+    return total + (ck_ints)_mm256_madd_epi16((__m256i)first, (__m256i)second);
 #else
-    (void)wide;
-    return total + sum * scale;
+    return total + ((first << 16) >> 16) * ((second << 16) >> 16) + (first >> 16) * (second >> 16);
 #endif
 }
 
-/* A scale, -128 .. 127 in each lane, as `fold` takes it. */
-CK_FN ck_ints CK_ISA(scale)(ck_ints s) {
+/* total + the sums of QM_FOLDS folds times their scales; `scale` is what `set_scale` made. Of sums that are not `wide` the low 16
+ * bits say everything. */
+CK_FN ck_ints CK_ISA(fold)(int wide, ck_ints total, ck_ints first, ck_ints last, ck_ints scale) {
 #if CK_LANES == 16
-    return s & 0xffff;
+    if (wide) {
+        return total + first * ((scale << 16) >> 16) + last * (scale >> 16);
+    }
+    const ck_ints low_to_high = {0x01000100, 0x05040504, 0x09080908, 0x0d0c0d0c, 0x01000100, 0x05040504, 0x09080908, 0x0d0c0d0c,
+                                 0x01000100, 0x05040504, 0x09080908, 0x0d0c0d0c, 0x01000100, 0x05040504, 0x09080908, 0x0d0c0d0c};
+    const __m512i two = _mm512_mask_shuffle_epi8((__m512i)first, 0xcccccccccccccccc, (__m512i)last, (__m512i)low_to_high);
+    return CK_ISA(add_pairs)(total, (ck_ints)two, scale);
 #elif CK_LANES == 8
-    return (s & 0xffff) | (s << 16);
+    (void)wide, (void)last;
+    return CK_ISA(add_pairs)(total, first, scale);
 #else
-    return s;
+    (void)wide, (void)last;
+    return total + first * scale;
 #endif
 }
 
-#if CK_LANES == 8
-/* total + a[0] b[0] + a[1] b[1] of the two 16-bit numbers in each lane. */
-CK_FN ck_ints CK_ISA(add_pairs)(ck_ints total, ck_ints a, ck_ints b) {
-    return total + (ck_ints)_mm256_madd_epi16((__m256i)a, (__m256i)b);
-}
+/* Scale s, -128 .. 127 in each lane, of fold f. */
+CK_FN void CK_ISA(set_scale)(ck_ints *scale, int f, ck_ints s) {
+#if CK_LANES == 16
+    scale[f / 2] = f % 2 == 0 ? s : CK_ISA(pair)(scale[f / 2], s);
+#elif CK_LANES == 8
+    scale[f] = CK_ISA(pair)(s, s);
+#else
+    scale[f] = s;
 #endif
+}
 
 /* ---- rounding */
 
-CK_FN float CK_ISA(largest)(ckv v) {
+CK_FN ck_ints CK_ISA(larger)(ck_ints a, ck_ints b) {
 #if CK_LANES == 16
-    return _mm512_reduce_max_ps((__m512)v);
+    return (ck_ints)_mm512_max_epi32((__m512i)a, (__m512i)b);
+#elif CK_LANES == 8
+    return (ck_ints)_mm256_max_epi32((__m256i)a, (__m256i)b);
 #else
-    float most = v[0];
+    return b ^ ((a ^ b) & (a > b));
+#endif
+}
+
+CK_FN int32_t CK_ISA(largest)(ck_ints v) {
+#if CK_LANES == 16
+    return _mm512_reduce_max_epi32((__m512i)v);
+#else
+    int32_t most = v[0];
     for (int i = 1; i < CK_LANES; i++) {
         most = v[i] > most ? v[i] : most;
     }
     return most;
 #endif
 }
+
+/* The nearest whole numbers, for |x| below 2^22: adding 1.5 * 2^23 leaves them in the mantissa. */
+CK_FN ck_ints CK_ISA(nearest_ints)(ckv x) { return (ck_ints)(x + 12582912.0f) - 0x4b400000; }
 
 /* 16 numbers of -128 .. 127 as bytes. */
 CK_FN void CK_ISA(narrow_16)(const ck_ints *q, int8_t *to) {
