@@ -47,7 +47,9 @@ CK_FN void CK_ISA(units_of_k)(int type, const uint8_t *p, int n, ck_ints *low, c
 }
 
 /* - offset * the sum of each four activations, where sums of products begin. */
-CK_FN ck_ints CK_ISA(start_at)(int offset, ck_ints x) { return -CK_ISA(step)((ck_ints){0}, CK_ISA(all_ints)(BYTES(offset)), x); }
+CK_FN ck_ints CK_ISA(start_at)(int offset, ck_ints x) {
+    return offset == 0 ? (ck_ints){0} : -CK_ISA(step)((ck_ints){0}, CK_ISA(all_ints)(BYTES(offset)), x);
+}
 
 /* The scale of 32 inputs, of Q6_K 16. */
 CK_FN ck_ints CK_ISA(scale_at)(int type, const CK_ISA(factors) *w, int i) {
@@ -249,7 +251,10 @@ CK_FN void CK_ISA(alone)(int type, int n_32, const uint8_t *const *row, int64_t 
                          CK_ISA(ahead) *ahead) {
     const ckv y = ck_load(sum);
 #if CK_LANES == 16
-    const int64_t next = ROWS * (row[1] - row[0]); /* from a row to that of the next group */
+    /* From a row to what is asked for meanwhile: the same of the next group; of Q6_K, three blocks on, which lie in the next group
+     * where the row ends. */
+    const int64_t size = row[1] - row[0], three = 3 * 210;
+    const int64_t next = type != CK_Q6_K ? ROWS * size : b * 210 + three < size ? three : three + (ROWS - 1) * size;
     if (QM_IS_K(type)) {
         ck_store(sum, CK_ISA(rows_k)(type, row, b, x, y, next));
     } else if (n_32 == 8) {
