@@ -75,7 +75,7 @@ def command(
 
     Every runtime and setting runs in a process of its own; they take turns, and medians of the rounds are shown. A context is
     filled once, and what is measured at a depth does not stay in it. BANDWIDTH is what writing reads from memory,
-    as a share of what this machine can read. MEMORY is that of a window no longer than the depth needs.
+    as a share of what this machine read right after it. MEMORY is that of a window no longer than the depth needs.
 
     Results are kept for this machine and shown by `catalog` and `show`.
 
@@ -100,8 +100,7 @@ def command(
         one = replace(one, settings=possible)
         n_lanes = len(bench.lanes_of(model, one))
         with _progress(model.name, one.tokens(n_lanes)) as tell:
-            tell("measuring memory bandwidth", 0)
-            points += bench.measure(model, one, bench.machine_bandwidth(one), tell)
+            points += bench.measure(model, one, tell)
     if as_json:
         render.as_json([p.as_row() for p in points])
     else:

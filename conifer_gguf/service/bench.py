@@ -112,8 +112,8 @@ def possible(settings: Sequence[str], cache_type: str) -> tuple[str, ...]:
     )
 
 
-def measure(model: LocalModel, wish: Wish, bandwidth: float, tell: Tell) -> list[Measured]:
-    """Measure and keep the results. `bandwidth` as `read_bandwidth` gives it."""
+def measure(model: LocalModel, wish: Wish, tell: Tell) -> list[Measured]:
+    """Measure and keep the results."""
     header = read_header(model.path)
     lanes = lanes_of(model, wish)
     shape = geometry(header)
@@ -122,9 +122,8 @@ def measure(model: LocalModel, wish: Wish, bandwidth: float, tell: Tell) -> list
     _read_once(model.path)
     found: list[Measured] = []
     for group in [lanes] if together else [[lane] for lane in lanes]:
-        for depth, lane, opened, rounds in _turns(group, wish, tell):
-            share = decode_bytes(header, depth + wish.n_prompt, wish.cache_type) / bandwidth
-            found.append(_point(model, header, wish, depth, lane, opened, rounds, bandwidth, share, together))
+        for depth, lane, opened, turns in _turns(group, wish, tell):
+            found.append(_point(model, header, wish, depth, lane, opened, turns, together))
     results.keep(found)
     return found
 
@@ -136,13 +135,17 @@ def _read_once(path: Path) -> None:
             pass
 
 
-def machine_bandwidth(wish: Wish) -> float:
-    return read_bandwidth(wish.n_threads or default_threads())
+@dataclass(frozen=True)
+class Turn:
+    """A round, and the bytes a second that the machine read right after it: on a shared one they change by the minute."""
+
+    round: Round
+    bandwidth: float
 
 
 def _turns(
     lanes: Sequence[Lane], wish: Wish, tell: Tell
-) -> Iterator[tuple[int, Lane, Opened, Sequence[Round]]]:
+) -> Iterator[tuple[int, Lane, Opened, Sequence[Turn]]]:
     """Fill every context once, from depth to depth; at each, round by round, the lanes take turns."""
     with ExitStack() as stack:
         gauges = [stack.enter_context(GaugeProcess(lane.subject)) for lane in lanes]
@@ -157,14 +160,15 @@ def _turns(
                 # Once unmeasured: memory is touched for the first time.
                 gauge.round(min(WARM_UP, wish.n_prompt), 1)
             reached = depth
-            rounds: list[list[Round]] = [[] for _ in lanes]
+            turns: list[list[Turn]] = [[] for _ in lanes]
             for n in range(wish.rounds):
                 for i in range(len(lanes)):
-                    turn = (i + n) % len(lanes)
-                    rounds[turn].append(gauges[turn].round(wish.n_prompt, wish.n_decode))
-                    tell(f"at {depth:,} tokens · {lanes[turn].label}", wish.n_prompt + wish.n_decode)
-            for lane, how, taken in zip(lanes, opened, rounds, strict=True):
-                yield depth, lane, how, taken
+                    which = (i + n) % len(lanes)
+                    taken = gauges[which].round(wish.n_prompt, wish.n_decode)
+                    turns[which].append(Turn(taken, read_bandwidth(opened[which].info.n_threads)))
+                    tell(f"at {depth:,} tokens · {lanes[which].label}", wish.n_prompt + wish.n_decode)
+            for lane, how, of_lane in zip(lanes, opened, turns, strict=True):
+                yield depth, lane, how, of_lane
 
 
 def _fill(gauge: GaugeProcess, n_tokens: int, lane: Lane, tell: Tell) -> None:
@@ -182,11 +186,11 @@ def _point(
     depth: int,
     lane: Lane,
     opened: Opened,
-    rounds: Sequence[Round],
-    bandwidth: float,
-    share: float,
+    turns: Sequence[Turn],
     together: bool,
 ) -> Measured:
+    rounds = [turn.round for turn in turns]
+    read = decode_bytes(header, depth + wish.n_prompt, wish.cache_type)
     prefill = tuple(r.n_prompt / r.ttft_s for r in rounds)
     decode = tuple(r.n_decode / r.decode_s for r in rounds)
     return Measured(
@@ -210,8 +214,10 @@ def _point(
         decode_tps_rounds=decode,
         rss_bytes=max(r.rss_bytes for r in rounds),
         load_s=opened.load_s,
-        bandwidth_share=statistics.median(decode) * share,
-        read_bandwidth=bandwidth,
+        bandwidth_share=statistics.median(
+            speed * read / turn.bandwidth for speed, turn in zip(decode, turns, strict=True)
+        ),
+        read_bandwidth=statistics.median(turn.bandwidth for turn in turns),
         interleaved=together,
         machine=cpu_name(),
         version=version("conifer-gguf"),

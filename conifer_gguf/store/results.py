@@ -26,7 +26,8 @@ class Measured:
 
     `ttft_s` is from a prompt of `n_prompt` tokens to its first token, `decode_tps` the tokens a second after it. The
     spread is the lowest and the highest round. `bandwidth_share` is what decoding reads in a second over what
-    this machine can read. `interleaved`: the settings took turns, so that their ratios hold on a busy machine.
+    this machine read right after it, the median of the rounds. `interleaved`: the settings took turns, so that their
+    ratios hold on a busy machine.
     """
 
     model: str
