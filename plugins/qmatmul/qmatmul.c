@@ -18,7 +18,6 @@ enum { E_EXPERT, E_X, E_WEIGHT, E_N_INPUT };
 enum {
     QM_INPUTS = 256, /* inputs that are unpacked and multiplied at a time */
     QM_TILE = 4,     /* tokens whose activations lie side by side */
-    QM_ROUND = 8,    /* rows of x that are rounded in turns: tiles of them are written side by side */
     QM_BATCH = 512,  /* tokens that weights are unpacked for */
     QM_SHARE = 32,   /* rows of the weight that parts take: a multiple of every group */
     FEW = 2          /* rows of x that are cheaper to round in every part than to wait for, and to multiply one by one */
@@ -28,10 +27,10 @@ enum {
 /* QM_INPUTS activations of one token, rounded to 8 bits: with one d beside the K types, with one for each 32 beside others. All
  * of it is multiplied lane by lane, 32 bits at a time. */
 enum {
-    QM_START = 64,     /* behind the activations, by fours: - centre * sum, of each 32 neighbours; Q6_K: of each 16 */
+    QM_START = 64,     /* behind the activations, by fours: - offset * sum, of each 32 neighbours; Q6_K: of each 16 */
     QM_SUMS = 80,      /* K types: sums of each 32, in pairs of 16 bits; Q6_K: of each 16 */
     QM_D = 88,         /* d, floats: one, or that of each 32 */
-    QM_WIDE = 89,      /* K types: whether a sum of products, weights less their centre, may leave 16 bits */
+    QM_WIDE = 89,      /* K types: whether the sum of a fold may leave 16 bits */
     QM_COLUMN = 96
 };
 typedef struct {
@@ -177,23 +176,21 @@ static void round_inputs(const product *p, const ck_call *c, int64_t t, float sc
     CK_DISPATCH(round_row, &panel, x, 0, to);
 }
 
-/* n <= QM_ROUND rows from t as columns of which `to` is the first, in tiles. */
-static void round_tiles(const product *p, const ck_call *c, int64_t t, int n, column *to) {
-    column        rounded[QM_ROUND];
-    const column *from[QM_ROUND];
-    float         scale[QM_ROUND];
+/* n <= QM_TILE rows from t as columns of which `tile` is the first, side by side. */
+static void round_tile(const product *p, const ck_call *c, int64_t t, int n, column *tile) {
+    column        rounded[QM_TILE];
+    const column *from[QM_TILE];
+    float         scale[QM_TILE];
     for (int i = 0; i < n; i++) {
         from[i] = rounded + i;
         scale[i] = scale_of(c, t + i);
     }
     /* A panel after the other: what is rounded stays in the first cache. */
-    for (int64_t k = 0; k < p->K; k += QM_INPUTS, to += p->n_column) {
+    for (int64_t k = 0; k < p->K; k += QM_INPUTS, tile += p->n_column) {
         for (int i = 0; i < n; i++) {
             round_inputs(p, c, t + i, scale[i], k, rounded + i);
         }
-        for (int i = 0; i < n; i += QM_TILE) {
-            CK_DISPATCH(interleave, from + i, n - i < QM_TILE ? n - i : QM_TILE, to + i);
-        }
+        CK_DISPATCH(interleave, from, n, tile);
     }
 }
 
@@ -244,9 +241,10 @@ static ck_status CK_CALL run(const void *self, const ck_part *part) {
             }
         }
     } else if (size > 0 && part->phase == 0) {
-        const int64_t n = (n_row + QM_ROUND - 1) / QM_ROUND, end = QM_ROUND * ck_share(n, part->part + 1, part->n_part);
-        for (int64_t t = QM_ROUND * ck_share(n, part->part, part->n_part); t < end && t < n_row; t += QM_ROUND) {
-            round_tiles(&p, c, t, (int)(n_row - t < QM_ROUND ? n_row - t : QM_ROUND), columns + t);
+        const int64_t n_tile = whole_tiles(n_row) / QM_TILE, end = ck_share(n_tile, part->part + 1, part->n_part);
+        for (int64_t i = ck_share(n_tile, part->part, part->n_part); i < end; i++) {
+            const int64_t t = i * QM_TILE;
+            round_tile(&p, c, t, (int)(n_row - t < QM_TILE ? n_row - t : QM_TILE), columns + t);
         }
     }
     if (part->phase == (size == 0 || alone ? 0 : 1)) {

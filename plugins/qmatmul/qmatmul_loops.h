@@ -25,7 +25,7 @@ enum { CK_ISA(QM_FOLDS) = CK_LANES == 16 ? 2 : 1 };
 /* The factors of QM_INPUTS inputs of CK_LANES rows. */
 typedef struct {
     ck_ints scale[32]; /* of the folds; AVX-512: of two of them */
-    ck_ints least[8];  /* pairs of factors of the sums in QM_SUMS, of Q6_K where it has no centre */
+    ck_ints least[8];  /* K types: pairs of factors of QM_SUMS, for what all weights have in common; Q6_K: where it has no centre */
     ckv     d[8];      /* of each 32 inputs; K types: the first, and of `least` the second */
 } CK_ISA(factors);
 
@@ -89,7 +89,7 @@ CK_FN void CK_ISA(factors_of_q6_k)(const uint8_t *const *row, int64_t at, CK_ISA
         for (int i = 0; i < 4 / QM_FOLD(CK_Q6_K); i++) {
             CK_ISA(set_scale)(to->scale, j * (4 / QM_FOLD(CK_Q6_K)) + i, scale[j]);
         }
-        if (QM_CENTRE(CK_Q6_K) == 0 && j % 2) {
+        if (QM_OFFSET(CK_Q6_K) == 0 && j % 2) {
             to->least[j / 2] = CK_ISA(pair)(-32 * scale[j - 1], -32 * scale[j]);
         }
     }
@@ -284,22 +284,23 @@ CK_FN ckv CK_ISA(all_of)(const int32_t *x) {
 /* y[t] += what a block of 256 inputs adds, whose sums of scaled products are total[t]; n_vector vectors of rows each. */
 CK_FN void CK_ISA(finish_k)(int type, int n, int n_vector, int width, ck_ints *total, const CK_ISA(factors) *w, const int32_t *x,
                             ckv *y) {
-#pragma GCC unroll 8
+    const int n_least = type != CK_Q6_K ? 4 : QM_OFFSET(type) == 0 ? 8 : 0;
+#pragma GCC unroll 4
     for (int t = 0; t < n; t++) {
         const ckv d = CK_ISA(all_of)(x + QM_D * width + t);
 #pragma GCC unroll 2
-        for (int r = 0; r < n_vector; r++) {
-            const int i = t * n_vector + r;
-            ck_ints   low = type == CK_Q6_K ? total[i] : (ck_ints){0};
+        for (int r = 0; r < n_vector; r++, total++, y++) {
+            ck_ints least = {0};
 #pragma GCC unroll 8
-            for (int j = 0; j < (type != CK_Q6_K ? 4 : 8) && !QM_CENTRE(type); j++) {
-                low = CK_ISA(add_pairs)(low, w[r].least[j], CK_ISA(all_ints)(x[(QM_SUMS + j) * width + t]));
+            for (int j = 0; j < n_least; j++) {
+                least = CK_ISA(add_pairs)(least, w[r].least[j], CK_ISA(all_ints)(x[(QM_SUMS + j) * width + t]));
             }
-            ckv sum = w[r].d[0] * __builtin_convertvector(type == CK_Q6_K ? low : total[i], ckv);
-            if (type != CK_Q6_K) {
-                sum = ck_fma(w[r].d[1], __builtin_convertvector(low, ckv), sum);
+            if (type == CK_Q6_K) { /* its least value is a number of scales */
+                *y = ck_fma(d, w[r].d[0] * __builtin_convertvector(*total + least, ckv), *y);
+            } else {
+                const ckv sum = w[r].d[0] * __builtin_convertvector(*total, ckv);
+                *y = ck_fma(d, ck_fma(w[r].d[1], __builtin_convertvector(least, ckv), sum), *y);
             }
-            y[i] = ck_fma(d, sum, y[i]);
         }
     }
 }
@@ -318,7 +319,7 @@ CK_FN void CK_ISA(tile_k)(int type, int n, int wide, const CK_ISA(panel) *w, con
 #pragma GCC unroll 4
             for (int t = 0; t < n; t++) {
                 part[g][t][0] = part[g][t][1] =
-                    QM_CENTRE(type) ? CK_ISA(all_ints)(x[(QM_START + f + g) * QM_TILE + t]) : (ck_ints){0};
+                    QM_OFFSET(type) ? CK_ISA(all_ints)(x[(QM_START + f + g) * QM_TILE + t]) : (ck_ints){0};
             }
         }
         CK_ISA(steps)(n, fold, FOLDS, w->byte + f * fold, x + f * fold * QM_TILE, part);
@@ -548,5 +549,5 @@ static void CK_ISA(multiply)(const product *p, const batch *tokens, int64_t firs
 #undef QM_KEEP
 #undef QM_FOLD
 #undef QM_HALVES
-#undef QM_CENTRE
+#undef QM_LARGEST
 #undef QM_OFFSET

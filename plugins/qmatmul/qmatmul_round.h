@@ -112,8 +112,8 @@ CK_FN void CK_ISA(round_k)(int type, const float *x, column *to) {
         const int32_t most = type == CK_Q4_K ? size[i] + size[i + 1] : size[i] > size[i + 1] ? size[i] : size[i + 1];
         wide |= QM_LARGEST(type) * most > INT16_MAX;
     }
-    for (int i = 0; i < 16 && QM_CENTRE(type); i++) {
-        to->number[QM_START + i] = -QM_CENTRE(type) * sum[i];
+    for (int i = 0; i < 16 && QM_OFFSET(type); i++) {
+        to->number[QM_START + i] = -QM_OFFSET(type) * sum[i];
     }
     for (int i = 0; i < (type == CK_Q6_K ? 8 : 4); i++) {
         const int32_t *of = type == CK_Q6_K ? sum + 2 * i : sum + 4 * i;

@@ -67,8 +67,8 @@ CK_FN ckv CK_ISA(rows_k)(int type, const uint8_t *const *row, int64_t b, const i
         /* Of Q4_K and Q5_K the low halves of 64 bytes are the first and the third 32 inputs of 128. */
         const int     second = type == CK_Q6_K ? 8 : 16;
         const ck_ints x_low = CK_ISA(bytes_of_two)(x, x + second), x_high = CK_ISA(bytes_of_two)(x + 24 - second, x + 24);
-        const ck_ints start_low = CK_ISA(start_at)(QM_CENTRE(type), x_low);
-        const ck_ints start_high = CK_ISA(start_at)(QM_CENTRE(type), x_high);
+        const ck_ints start_low = CK_ISA(start_at)(QM_OFFSET(type), x_low);
+        const ck_ints start_high = CK_ISA(start_at)(QM_OFFSET(type), x_high);
         ck_ints       low[4], high[4], part[8];
 #pragma GCC unroll 1
         for (int i = 0; i < 4; i++) {
@@ -167,7 +167,7 @@ CK_FN ckv CK_ISA(alone_k)(int type, const uint8_t *const *row, int64_t b, const 
         CK_ISA(read_part)(type, row, b, j, fifth, q);
 #pragma GCC unroll 16
         for (int f = 0; f < n_fold; f++) {
-            ck_ints part = QM_CENTRE(type) ? CK_ISA(all_ints)(x[QM_START + j * n_fold + f]) : (ck_ints){0};
+            ck_ints part = QM_OFFSET(type) ? CK_ISA(all_ints)(x[QM_START + j * n_fold + f]) : (ck_ints){0};
 #pragma GCC unroll 8
             for (int s = 0; s < fold; s++) {
                 part = CK_ISA(step)(part, q[f * fold + s], CK_ISA(all_ints)(x[(j * n_fold + f) * fold + s]));
