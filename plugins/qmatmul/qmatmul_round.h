@@ -41,8 +41,8 @@ static void CK_ISA(apply_norm)(const float *x, const float *norm, int64_t n, flo
     }
 }
 
-/* d = max |x| / 127 of n activations, and the factor 1 / d. Where one is not finite d is NaN, and so is the product: zeros are
- * rounded in their stead. */
+/* d = max |x| / 127 of n activations, and the factor 1 / d. In place of those whose factor would not be a number, because one is
+ * not finite or all are below 127 / FLT_MAX, zeros are rounded: d is NaN, and so is the product, or 0. */
 CK_FN ckv CK_ISA(block_scale)(const float **x, int n, float *d) {
     static const float zeros[QM_INPUTS];
     ck_ints most = {0}; /* sizes of floats are in the order of their bits */
@@ -53,13 +53,14 @@ CK_FN ckv CK_ISA(block_scale)(const float **x, int n, float *d) {
     const int32_t bits = CK_ISA(largest)(most);
     float         largest;
     memcpy(&largest, &bits, sizeof largest);
-    if (!isfinite(largest)) {
+    const float factor = 127.0f / largest;
+    if (!isfinite(largest) || !isfinite(factor)) {
         *x = zeros;
-        *d = NAN;
+        *d = isfinite(largest) ? 0.0f : NAN;
         return ck_all(0.0f);
     }
     *d = largest / 127.0f;
-    return ck_all(largest > 0.0f ? 127.0f / largest : 0.0f);
+    return ck_all(factor);
 }
 
 /* 16 activations to 8 bits; adds them and their sizes lane by lane. */

@@ -149,12 +149,9 @@ CK_FN ckv CK_ISA(from_half)(ck_ints h) {
 #define QM_LARGEST(type) ((type) == CK_Q4_K ? 15 : (type) == CK_Q5_K ? 31 : 32)
 /* What stored weights exceed the signed ones by; VNNI and AVX2 want unsigned ones. Sums of products begin at as many times the sum of
  * the activations, taken away; those of Q6_K on AVX2, which end too soon, are mended with the minima of other types. */
-#define QM_OFFSET(type)                                                                 \
-    ((type) == CK_Q4_0                                              ? 8                 \
-     : (type) == CK_Q5_0                                            ? 16                \
-     : (type) == CK_Q8_0 && (CK_LANES == 16 || CK_LANES == 8)       ? 128               \
-     : (type) == CK_Q6_K && CK_LANES != 8                           ? 32                \
-                                                                    : 0)
+#define QM_OFFSET(type)                                                                                   \
+    ((type) == CK_Q4_0 ? 8 : (type) == CK_Q5_0 ? 16 : (type) == CK_Q8_0 && CK_LANES >= 8 ? 128            \
+                                                    : (type) == CK_Q6_K && CK_LANES != 8 ? 32 : 0)
 
 /* sum + the products of one step: w holds weights 0 .. 255 (plain C and NEON: -128 .. 127), x activations -127 .. 127. */
 CK_FN ck_ints CK_ISA(step)(ck_ints sum, ck_ints w, ck_ints x) {

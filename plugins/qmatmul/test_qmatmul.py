@@ -117,3 +117,11 @@ def test_activations_that_are_not_numbers_spoil_their_row_alone(dtype: str) -> N
     x[5, 20] = np.inf
     y = product(x, weight)
     assert np.isfinite(y).all(1).tolist() == [True, True, True, False, True, False, True]
+
+
+@pytest.mark.parametrize("dtype", ROUNDED)
+@pytest.mark.parametrize("n", [1, 7])
+def test_activations_too_small_for_a_factor_count_as_zeros(dtype: str, n: int) -> None:
+    x, weight = drawn(dtype, n, 41, 512)
+    x[0] = np.where(np.arange(512) % 3, 1e-38, 0)
+    assert not product(x, weight)[0].any()
