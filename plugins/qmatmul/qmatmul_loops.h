@@ -442,6 +442,12 @@ CK_FN CK_ISA(ahead) CK_ISA(start_ahead)(const product *p, int64_t first, int64_t
     return (CK_ISA(ahead)){next, end, ROWS * p->row_bytes / n_call, 63};
 }
 
+/* Blocks of 32 inputs in panel b. */
+CK_FN int CK_ISA(blocks_of)(const product *p, int64_t b) {
+    const int64_t left = p->K - b * QM_INPUTS;
+    return (int)(left < QM_INPUTS ? left : QM_INPUTS) / 32;
+}
+
 typedef void CK_ISA(tile_function)(int n, int n_32, const CK_ISA(panel) *w, const int32_t *x, float (*sum)[ROWS]);
 typedef void CK_ISA(alone_function)(int n_32, const uint8_t *const *row, int64_t b, const int32_t *x, float *sum,
                                     CK_ISA(ahead) *ahead);
@@ -456,17 +462,20 @@ CK_FN void CK_ISA(multiply_group)(int type, CK_ISA(tile_function) *tiles, CK_ISA
     memset(sum, 0, (size_t)tokens->n * sizeof *sum);
     CK_ISA(ahead) ahead =
         CK_ISA(start_ahead)(p, first, VECTORS * (tokens->alone ? tokens->n : 1) * (p->K / QM_PART(type)));
-    for (int64_t b = 0; b < n_panel; b++) {
-        const int64_t left = p->K - b * QM_INPUTS;
-        const int     n_32 = (int)(left < QM_INPUTS ? left : QM_INPUTS) / 32;
-        const column *x = p->columns + b * p->n_column;
-        if (tokens->alone) {
-            for (int i = 0; i < VECTORS * tokens->n; i++) {
-                const int r = CK_LANES * (i % VECTORS), t = i / VECTORS;
-                alone(n_32, row + r, b, x[tokens->x[t]].number, sum[t] + r, &ahead);
+    if (tokens->alone) {
+        for (int i = 0; i < VECTORS * tokens->n; i++) {
+            const int r = CK_LANES * (int)(i / tokens->n), t = (int)(i % tokens->n);
+            for (int64_t b = 0; b < n_panel; b++) {
+                const column *x = p->columns + b * p->n_column + tokens->x[t];
+                alone(CK_ISA(blocks_of)(p, b), row + r, b, x->number, sum[t] + r, &ahead);
             }
-            continue;
         }
+        CK_ISA(store_rows)(p, tokens, first, 0, tokens->n, sum);
+        return;
+    }
+    for (int64_t b = 0; b < n_panel; b++) {
+        const int     n_32 = CK_ISA(blocks_of)(p, b);
+        const column *x = p->columns + b * p->n_column;
         CK_ISA(unpack)(type, row, b, n_32, &w, &ahead);
         for (int64_t t = 0; t < tokens->n; t += QM_TILE) {
             const int n = (int)(tokens->n - t < QM_TILE ? tokens->n - t : QM_TILE);
@@ -475,9 +484,6 @@ CK_FN void CK_ISA(multiply_group)(int type, CK_ISA(tile_function) *tiles, CK_ISA
                 CK_ISA(store_rows)(p, tokens, first, t, n, sum);
             }
         }
-    }
-    if (tokens->alone) {
-        CK_ISA(store_rows)(p, tokens, first, 0, tokens->n, sum);
     }
 }
 
@@ -490,9 +496,9 @@ CK_FN void CK_ISA(multiply_group)(int type, CK_ISA(tile_function) *tiles, CK_ISA
     }
 #define QM_TYPE(name, type)                                                                                            \
     QM_TILES(full_##name, type, TOKENS, 0)                                                                             \
-    QM_TILES(wide_##name, type, TOKENS, QM_IS_K(type))                                                           \
+    QM_TILES(wide_##name, type, TOKENS, QM_IS_K(type))                                                                 \
     QM_TILES(two_##name, type, 2, 0)                                                                                   \
-    QM_TILES(one_##name, type, 1, QM_IS_K(type))                                                                 \
+    QM_TILES(one_##name, type, 1, QM_IS_K(type))                                                                       \
     static void CK_ISA(tiles_##name)(int n, int n_32, const CK_ISA(panel) *w, const int32_t *x, float (*sum)[ROWS]) { \
         int t = 0;                                                                                                     \
         for (; t + TOKENS <= n; t += TOKENS) {                                                                         \

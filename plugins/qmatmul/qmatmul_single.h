@@ -57,8 +57,14 @@ CK_FN ck_ints CK_ISA(scale_at)(int type, const CK_ISA(factors) *w, int i) {
     return i % 2 ? two >> 16 : (two << 16) >> 16;
 }
 
-CK_FN ckv CK_ISA(rows_k)(int type, const uint8_t *const *row, int64_t b, const int32_t *x, ckv y, int64_t next) {
+/* The next rows' bytes are asked for meanwhile in the order of memory, by which threads that share what memory gives read more. Those
+ * of Q6_K, which lie in three places, are asked for six blocks ahead in each row, where it ends in the next rows. */
+CK_FN ckv CK_ISA(rows_k)(int type, const uint8_t *const *row, int64_t b, const int32_t *x, ckv y) {
     const int       size = type == CK_Q4_K ? 144 : type == CK_Q5_K ? 176 : 210, n_part = type == CK_Q6_K ? 4 : 2;
+    const int       n_line = (2 * size + 63) / 64; /* of halves of a block of four rows */
+    const int64_t   row_bytes = row[1] - row[0], six = 6 * size;
+    const int64_t   next = b * size + six < row_bytes ? six : six + (CK_LANES - 1) * row_bytes;
+    const uint8_t  *line = row[0] + CK_LANES * (row_bytes + b * size);
     CK_ISA(factors) w;
     ck_ints         total = {0};
     CK_ISA(read_factors)(type, row, b, 8, &w);
@@ -77,12 +83,18 @@ CK_FN ckv CK_ISA(rows_k)(int type, const uint8_t *const *row, int64_t b, const i
             for (int r = 0; r < 4; r++) {
                 const uint8_t *p = row[4 * i + r] + b * size;
                 ck_ints        q_low, q_high;
-                __builtin_prefetch(p + next + size / 2 * n);
-                __builtin_prefetch(p + next + size / 2 * n + 64);
+                if (type == CK_Q6_K) {
+                    __builtin_prefetch(p + next + size / 2 * n);
+                    __builtin_prefetch(p + next + size / 2 * n + 64);
+                } else {
+                    __builtin_prefetch(line + 64 * r);
+                    __builtin_prefetch(line + 64 * (r + 4 < n_line ? r + 4 : r));
+                }
                 CK_ISA(units_of_k)(type, p, n, &q_low, &q_high);
                 of_low[r] = CK_ISA(step)(start_low, q_low, x_low);
                 of_high[r] = CK_ISA(step)(start_high, q_high, x_high);
             }
+            line += 2 * size;
             low[i] = CK_ISA(sums_of_quarters)(of_low);
             high[i] = CK_ISA(sums_of_quarters)(of_high);
         }
@@ -251,14 +263,10 @@ CK_FN void CK_ISA(alone)(int type, int n_32, const uint8_t *const *row, int64_t 
                          CK_ISA(ahead) *ahead) {
     const ckv y = ck_load(sum);
 #if CK_LANES == 16
-    /* From a row to what is asked for meanwhile: the same of the next group; of Q6_K, three blocks on, which lie in the next group
-     * where the row ends. */
-    const int64_t size = row[1] - row[0], three = 3 * 210;
-    const int64_t next = type != CK_Q6_K ? ROWS * size : b * 210 + three < size ? three : three + (ROWS - 1) * size;
     if (QM_IS_K(type)) {
-        ck_store(sum, CK_ISA(rows_k)(type, row, b, x, y, next));
+        ck_store(sum, CK_ISA(rows_k)(type, row, b, x, y));
     } else if (n_32 == 8) {
-        ck_store(sum, CK_ISA(rows_32)(type, row, b, x, y, next));
+        ck_store(sum, CK_ISA(rows_32)(type, row, b, x, y, CK_LANES * (row[1] - row[0])));
     } else {
         ck_store(sum, CK_ISA(alone_32)(type, n_32, row, b, x, y, ahead));
     }
