@@ -25,7 +25,7 @@ enum { CK_ISA(QM_FOLDS) = CK_LANES == 16 ? 2 : 1 };
 /* The factors of QM_INPUTS inputs of CK_LANES rows. */
 typedef struct {
     ck_ints scale[32]; /* of the folds; AVX-512: of two of them */
-    ck_ints least[8];  /* K types: pairs of factors of QM_SUMS, for what all weights have in common; Q6_K: where it has no centre */
+    ck_ints least[8];  /* K types: pairs of factors of QM_SUMS, for what all weights have in common; Q6_K: without an offset */
     ckv     d[8];      /* of each 32 inputs; K types: the first, and of `least` the second */
 } CK_ISA(factors);
 

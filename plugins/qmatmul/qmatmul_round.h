@@ -63,18 +63,18 @@ CK_FN ckv CK_ISA(block_scale)(const float **x, int n, float *d) {
     return ck_all(factor);
 }
 
-/* 16 activations to 8 bits; adds them and their sizes lane by lane. */
-CK_FN void CK_ISA(round_16)(const float *x, ckv factor, int8_t *to, ck_ints *sum, ck_ints *size) {
+/* 16 activations to 8 bits; adds them lane by lane. */
+CK_FN void CK_ISA(round_16)(const float *x, ckv factor, int8_t *to, ck_ints *sum) {
     ck_ints q[16 / CK_LANES];
     for (int i = 0; i < 16 / CK_LANES; i++) {
         q[i] = CK_ISA(nearest_ints)(factor * ck_load(x + i * CK_LANES));
         *sum += q[i];
-        *size += (q[i] ^ (q[i] >> 31)) - (q[i] >> 31);
     }
     CK_ISA(narrow_16)(q, to);
 }
 
-/* The sums, or of sizes, of each 16 of 256 numbers: from their bytes, or from the vectors `rows` that lanes were added to. */
+/* The sums of each 16 of 256 numbers: on AVX-512 from their bytes, and those of their sizes, too; elsewhere from the vectors `rows` that
+ * lanes were added to. */
 CK_FN void CK_ISA(sums_of_16)(const int8_t *q, const ck_ints *rows, int32_t *sum, int is_signed) {
 #if CK_LANES == 16
     ck_ints fours[4];
@@ -99,17 +99,18 @@ CK_FN void CK_ISA(sums_of_16)(const int8_t *q, const ck_ints *rows, int32_t *sum
 CK_FN void CK_ISA(round_k)(int type, const float *x, column *to) {
     float     d;
     const ckv factor = CK_ISA(block_scale)(&x, QM_INPUTS, &d);
-    int32_t   sum[16], size[16] = {0};
-    ck_ints   sums[16], sizes[16];
-#pragma GCC unroll 16 /* AVX-512 makes no use of `sums` and `sizes`, and so they are not made */
+    int32_t   sum[16], size[16] = {0}, wide = 0;
+    ck_ints   sums[16];
+#pragma GCC unroll 16 /* AVX-512 makes no use of `sums`, and so they are not made */
     for (int i = 0; i < 16; i++) {
-        sums[i] = sizes[i] = (ck_ints){0};
-        CK_ISA(round_16)(x + 16 * i, factor, (int8_t *)(to->number + 4 * i), &sums[i], &sizes[i]);
+        sums[i] = (ck_ints){0};
+        CK_ISA(round_16)(x + 16 * i, factor, (int8_t *)(to->number + 4 * i), &sums[i]);
     }
     CK_ISA(sums_of_16)((const int8_t *)to->number, sums, sum, 1);
-    CK_ISA(sums_of_16)((const int8_t *)to->number, sizes, size, 0);
-    int32_t wide = 0;
-    for (int i = 0; i < 16; i += 2) {
+    if (CK_LANES == 16) {
+        CK_ISA(sums_of_16)((const int8_t *)to->number, NULL, size, 0);
+    }
+    for (int i = 0; CK_LANES == 16 && i < 16; i += 2) {
         const int32_t most = type == CK_Q4_K ? size[i] + size[i + 1] : size[i] > size[i + 1] ? size[i] : size[i + 1];
         wide |= QM_LARGEST(type) * most > INT16_MAX;
     }
@@ -129,9 +130,9 @@ CK_FN void CK_ISA(round_32)(int type, const float *x, int i, column *to) {
     float     d;
     const ckv factor = CK_ISA(block_scale)(&x, 32, &d);
     int8_t   *q = (int8_t *)(to->number + 8 * i);
-    ck_ints   sum = {0}, size = {0};
-    CK_ISA(round_16)(x, factor, q, &sum, &size);
-    CK_ISA(round_16)(x + 16, factor, q + 16, &sum, &size);
+    ck_ints   sum = {0};
+    CK_ISA(round_16)(x, factor, q, &sum);
+    CK_ISA(round_16)(x + 16, factor, q + 16, &sum);
     to->number[QM_START + i] = QM_OFFSET(type) ? -QM_OFFSET(type) * CK_ISA(sum_of)(sum) : 0;
     memcpy(to->number + QM_D + i, &d, sizeof d);
 }
