@@ -39,7 +39,7 @@ LONG = {
     "granite-4.0-h-tiny-8-layers": 1,
     "jamba-reasoning-3b": 1,
 }
-LONGEST = dict.fromkeys(("granite-4.0-h-350m", "falcon-h1-0.5b", "qwen3.5-0.8b", "granite-4.0-h-1b"), 1)
+LONGEST = dict.fromkeys(SHORT, 1)
 
 
 @dataclass(frozen=True)
