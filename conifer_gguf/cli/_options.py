@@ -26,8 +26,8 @@ RUNTIME = click.option(
 )
 ISA = click.option(
     "--isa",
-    type=click.Choice(["scalar", "avx2", "avx512", "neon"]),
-    help="Force our instruction set; one that the processor lacks is not taken.",
+    type=click.Choice(["scalar", "avx2", "avxvnni", "avx512", "neon", "dotprod"]),
+    help="Force our instruction set; in place of one that is not there, the next lower one is taken.",
 )
 ENGINE = (CTX, THREADS, CACHE_TYPE, RUNTIME)
 SAMPLING = (

@@ -28,9 +28,14 @@ Depth = Literal["brief", "quick", "full"]
 _CHILD = "conifer_gguf.kit.child"
 
 
-def instruction_sets() -> tuple[str, ...]:
-    """The values of CONIFER_ISA for this kind of machine, for a test of each. One that the processor lacks is not taken."""
-    return ("scalar", "avx2", "avx512") if platform.machine() in ("x86_64", "AMD64") else ("neon",)
+def instruction_sets(dot8: bool = False) -> tuple[str, ...]:
+    """The values of CONIFER_ISA for this kind of machine, for a test of each. One that the processor lacks is not taken.
+
+    `dot8`: also those that only a kernel with CK_DOT8 has.
+    """
+    if platform.machine() in ("x86_64", "AMD64"):
+        return ("scalar", "avx2", "avxvnni", "avx512") if dot8 else ("scalar", "avx2", "avx512")
+    return ("neon", "dotprod") if dot8 else ("neon",)
 
 
 def check(

@@ -11,12 +11,14 @@
  * scan_avx2 or scan_base. CK_LANES is the number of floats of a vector there (16, 8, 4); conifer_vector.h lists what can
  * be done with one. The base set is what the compiler targets anyway: SSE2 on x86-64, NEON on arm64.
  *
- * Before the include, CK_VNNI asks for the 8-bit dot product in the avx512 set: a processor without it then takes avx2.
+ * Before the include, `#define CK_DOT8 1` asks for instructions that add products of bytes, four to a lane, in 32 bits: VNNI, sdot. The avx512
+ * set then needs them, and there are two sets more, avxvnni above avx2 and dotprod above neon. CK_HAS_DOT8 is 1 where they are.
  *
  * -DCK_EMULATE_AVX512 compiles the AVX-512 loops alone, for whatever processor the compiler targets: a test that puts an
  * <immintrin.h> of portable C before the compiler's runs them anywhere.
  *
- * CONIFER_ISA = avx512 | avx2 | scalar | neon forces a set; one that the processor lacks is not taken. */
+ * CONIFER_ISA = avx512 | avxvnni | avx2 | scalar | dotprod | neon forces a set; in place of one that the processor or the compiler
+ * lacks, the next lower one is taken. */
 #ifndef CONIFER_SIMD_H
 #define CONIFER_SIMD_H
 #ifndef CK_LOOPS
@@ -24,6 +26,8 @@
 #endif
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
 #endif
 #include <math.h>
 #include <stddef.h>
@@ -67,16 +71,33 @@ static inline __attribute__((unused)) void ck_fetch(const float *p, int64_t n) {
 #define ck_transpose CK_ISA(ck_transpose)
 #define ck_product CK_ISA(ck_product)
 
+#ifndef CK_DOT8
+#define CK_DOT8 0
+#endif
+/* Sets that CK_DOT8 adds, where the compiler knows their instructions. */
+#if defined(__clang__)
+#define CK_COMPILER_SINCE(gcc, clang) (__clang_major__ >= (clang))
+#else
+#define CK_COMPILER_SINCE(gcc, clang) (__GNUC__ >= (gcc))
+#endif
+#if CK_DOT8 && defined(__x86_64__) && CK_COMPILER_SINCE(11, 12)
+#define CK_AVXVNNI
+#elif CK_DOT8 && defined(__aarch64__) && CK_COMPILER_SINCE(8, 16)
+#define CK_DOTPROD
+#endif
+
 #if defined(CK_EMULATE_AVX512)
 #include <immintrin.h>
 #define CK_SET avx512
 #define CK_LANES 16
 #define CK_REGISTERS 32
+#define CK_HAS_DOT8 CK_DOT8
 #include "conifer_vector.h"
 #include CK_LOOPS
 #undef CK_SET
 #undef CK_LANES
 #undef CK_REGISTERS
+#undef CK_HAS_DOT8
 #else
 
 #if defined(__x86_64__)
@@ -84,11 +105,12 @@ static inline __attribute__((unused)) void ck_fetch(const float *p, int64_t n) {
 #define CK_SET avx512
 #define CK_LANES 16
 #define CK_REGISTERS 32
-#if defined(__clang__) && defined(CK_VNNI)
+#define CK_HAS_DOT8 CK_DOT8
+#if defined(__clang__) && CK_DOT8
 #pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,avx512vnni,avx2,fma,f16c"))), apply_to = function)
 #elif defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,f16c"))), apply_to = function)
-#elif defined(CK_VNNI)
+#elif CK_DOT8
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512vl,avx512dq,avx512bw,avx512vnni,avx2,fma,f16c,prefer-vector-width=512")
 #else
@@ -105,10 +127,36 @@ static inline __attribute__((unused)) void ck_fetch(const float *p, int64_t n) {
 #undef CK_SET
 #undef CK_LANES
 #undef CK_REGISTERS
+#undef CK_HAS_DOT8
+
+#if defined(CK_AVXVNNI)
+#define CK_SET avxvnni
+#define CK_LANES 8
+#define CK_REGISTERS 16
+#define CK_HAS_DOT8 1
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,avxvnni"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c,avxvnni")
+#endif
+#include "conifer_vector.h"
+#include CK_LOOPS
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#undef CK_SET
+#undef CK_LANES
+#undef CK_REGISTERS
+#undef CK_HAS_DOT8
+#endif
 
 #define CK_SET avx2
 #define CK_LANES 8
 #define CK_REGISTERS 16
+#define CK_HAS_DOT8 0
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
 #else
@@ -125,6 +173,7 @@ static inline __attribute__((unused)) void ck_fetch(const float *p, int64_t n) {
 #undef CK_SET
 #undef CK_LANES
 #undef CK_REGISTERS
+#undef CK_HAS_DOT8
 #endif
 
 #if defined(__aarch64__)
@@ -133,49 +182,94 @@ static inline __attribute__((unused)) void ck_fetch(const float *p, int64_t n) {
 #else
 #define CK_REGISTERS 16
 #endif
-#define CK_SET base
 #define CK_LANES 4
+#if defined(CK_DOTPROD)
+#define CK_SET dotprod
+#define CK_HAS_DOT8 1
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("dotprod"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("arch=armv8.2-a+dotprod")
+#endif
+#include "conifer_vector.h"
+#include CK_LOOPS
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#undef CK_SET
+#undef CK_HAS_DOT8
+#endif
+#define CK_SET base
+#define CK_HAS_DOT8 0
 #include "conifer_vector.h"
 #include CK_LOOPS
 #undef CK_SET
 #undef CK_LANES
 #undef CK_REGISTERS
+#undef CK_HAS_DOT8
 
 #endif /* CK_EMULATE_AVX512 */
 
-enum { CK_SET_BASE, CK_SET_AVX2, CK_SET_AVX512 };
+enum { CK_SET_BASE, CK_SET_DOTPROD, CK_SET_AVX2, CK_SET_AVXVNNI, CK_SET_AVX512 };
 
 #if defined(__x86_64__)
-/* Not every compiler's __builtin_cpu_supports knows the name. */
+/* Not every compiler's __builtin_cpu_supports knows these names. */
 static inline int ck_has_f16c(void) {
     unsigned a, b, c = 0, d;
     return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C) != 0;
 }
+
+static inline int ck_has_avxvnni(void) {
+    unsigned a = 0, b, c, d;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4) % 2 == 1;
+}
 #endif
 
-/* [any] The best set that this processor and its system have, or what CONIFER_ISA asks for below it. */
+/* [any] Do this processor, its system and the compiler have a set? */
+static inline int ck_has_set(int set) {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    const int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && ck_has_f16c();
+    const int avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
+    switch (set) {
+    case CK_SET_AVX512: return avx512 && (!CK_DOT8 || __builtin_cpu_supports("avx512vnni"));
+#if defined(CK_AVXVNNI)
+    case CK_SET_AVXVNNI: return avx2 && ck_has_avxvnni();
+#endif
+    case CK_SET_AVX2: return avx2;
+    default: break;
+    }
+#elif defined(CK_DOTPROD) && defined(__linux__)
+    if (set == CK_SET_DOTPROD) {
+        return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+    }
+#elif defined(CK_DOTPROD) && defined(__APPLE__)
+    if (set == CK_SET_DOTPROD) {
+        return 1; /* all of theirs have it */
+    }
+#endif
+    return set == CK_SET_BASE;
+}
+
+/* [any] The best set that there is here, or what CONIFER_ISA asks for below it. */
 static inline int ck_instruction_set(void) {
     static int known = -1; /* every thread would write the same value */
     if (known < 0) {
-        int best = CK_SET_BASE;
-#if defined(__x86_64__)
-        __builtin_cpu_init();
-        if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && ck_has_f16c()) {
-            best = CK_SET_AVX2;
-            if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw")) {
-#if defined(CK_VNNI)
-                best = __builtin_cpu_supports("avx512vnni") ? CK_SET_AVX512 : best;
-#else
-                best = CK_SET_AVX512;
-#endif
-            }
-        }
-#endif
         const char *wish = getenv("CONIFER_ISA");
+        int         best = CK_SET_AVX512;
         if (wish != NULL && wish[0] != '\0') {
-            int asked = !strcmp(wish, "avx512") ? CK_SET_AVX512 : !strcmp(wish, "avx2") ? CK_SET_AVX2 : CK_SET_BASE;
-            best = asked < best ? asked : best;
+            best = !strcmp(wish, "avx512")    ? CK_SET_AVX512
+                   : !strcmp(wish, "avxvnni") ? CK_SET_AVXVNNI
+                   : !strcmp(wish, "avx2")    ? CK_SET_AVX2
+                   : !strcmp(wish, "dotprod") ? CK_SET_DOTPROD
+                                              : CK_SET_BASE;
+        }
+        while (!ck_has_set(best)) {
+            best--;
         }
         known = best;
     }
@@ -209,13 +303,26 @@ static inline __attribute__((unused)) void ck_end_flush_to_zero(uint64_t before)
 #endif
 }
 
+#if defined(CK_AVXVNNI)
+#define CK_AVXVNNI_CASE(name, ...) case CK_SET_AVXVNNI: name##_avxvnni(__VA_ARGS__); break;
+#else
+#define CK_AVXVNNI_CASE(name, ...)
+#endif
+
 #if defined(CK_EMULATE_AVX512)
 #define CK_CHOOSE(name, ...) name##_avx512(__VA_ARGS__);
 #elif defined(__x86_64__)
 #define CK_CHOOSE(name, ...)                                                                                           \
     switch (ck_instruction_set()) {                                                                                    \
     case CK_SET_AVX512: name##_avx512(__VA_ARGS__); break;                                                             \
+    CK_AVXVNNI_CASE(name, __VA_ARGS__)                                                                                 \
     case CK_SET_AVX2: name##_avx2(__VA_ARGS__); break;                                                                 \
+    default: name##_base(__VA_ARGS__); break;                                                                          \
+    }
+#elif defined(CK_DOTPROD)
+#define CK_CHOOSE(name, ...)                                                                                           \
+    switch (ck_instruction_set()) {                                                                                    \
+    case CK_SET_DOTPROD: name##_dotprod(__VA_ARGS__); break;                                                           \
     default: name##_base(__VA_ARGS__); break;                                                                          \
     }
 #else

@@ -30,7 +30,7 @@ enum {
     QM_START = 64,     /* behind the activations, by fours: - offset * sum, of each 32 neighbours; Q6_K: of each 16 */
     QM_SUMS = 80,      /* K types: sums of each 32, in pairs of 16 bits; Q6_K: of each 16 */
     QM_D = 88,         /* d, floats: one, or that of each 32 */
-    QM_WIDE = 89,      /* K types on AVX-512: whether the sum of a fold may leave 16 bits */
+    QM_WIDE = 89,      /* K types with VNNI: whether the sum of a fold may leave 16 bits */
     QM_COLUMN = 96
 };
 typedef struct {
@@ -52,7 +52,7 @@ typedef struct {
     int          alone; /* columns lie one by one */
 } batch;
 
-#define CK_VNNI
+#define CK_DOT8 1
 #define CK_LOOPS "qmatmul_loops.h"
 #include "conifer_simd.h"
 

@@ -30,7 +30,7 @@ typedef struct {
 } CK_ISA(factors);
 
 typedef struct {
-    ck_ints         byte[CK_LANES == 8 ? 128 : 64][VECTORS];
+    ck_ints         byte[QM_SUMS_16 ? 128 : 64][VECTORS];
     CK_ISA(factors) of[VECTORS];
 } CK_ISA(panel);
 
@@ -242,9 +242,8 @@ CK_FN void CK_ISA(steps)(int n, int fold, int n_fold, const ck_ints (*byte)[VECT
             const ck_ints a = byte[at][0], b = byte[at][1];
 #pragma GCC unroll 4
             for (int t = 0; t < n; t++) {
-                const ck_ints v = CK_ISA(all_ints)(x[QM_TILE * at + t]);
-                part[g][t][0] = CK_ISA(step)(part[g][t][0], a, v);
-                part[g][t][1] = CK_ISA(step)(part[g][t][1], b, v);
+                part[g][t][0] = CK_ISA(step_of)(part[g][t][0], a, x + QM_TILE * at, t);
+                part[g][t][1] = CK_ISA(step_of)(part[g][t][1], b, x + QM_TILE * at, t);
             }
         }
     }
@@ -342,7 +341,7 @@ CK_FN void CK_ISA(tile_k)(int type, int n, int wide, const CK_ISA(panel) *w, con
 CK_FN void CK_ISA(blocks)(int type, int n, int n_block, int j, const CK_ISA(panel) *w, const int32_t *x, ckv (*y)[VECTORS]) {
     (void)type;
     ck_ints part[FOLDS][TOKENS][VECTORS];
-#if CK_LANES == 8
+#if QM_SUMS_16
     ck_ints         total[TOKENS][VECTORS];
     const int       fold = QM_FOLD(type), n_fold = QM_STEPS_OF(type) / fold;
     const ck_ints (*byte)[VECTORS] = w->byte + QM_STEPS_OF(type) * j;
@@ -402,7 +401,7 @@ CK_FN void CK_ISA(tile_32)(int type, int n, int n_32, const CK_ISA(panel) *w, co
 
 CK_FN int CK_ISA(is_wide)(int type, int n, const int32_t *x) {
     int wide = 0;
-    for (int t = 0; CK_LANES == 16 && QM_IS_K(type) && t < n; t++) {
+    for (int t = 0; QM_VNNI && QM_IS_K(type) && t < n; t++) {
         wide |= x[QM_WIDE * QM_TILE + t];
     }
     return wide;
@@ -557,3 +556,5 @@ static void CK_ISA(multiply)(const product *p, const batch *tokens, int64_t firs
 #undef QM_HALVES
 #undef QM_LARGEST
 #undef QM_OFFSET
+#undef QM_VNNI
+#undef QM_SUMS_16

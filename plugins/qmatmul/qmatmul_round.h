@@ -73,8 +73,8 @@ CK_FN void CK_ISA(round_16)(const float *x, ckv factor, int8_t *to, ck_ints *sum
     CK_ISA(narrow_16)(q, to);
 }
 
-/* The sums of each 16 of 256 numbers: on AVX-512 from their bytes, and those of their sizes, too; elsewhere from the vectors `rows` that
- * lanes were added to. */
+/* The sums of each 16 of 256 numbers: with VNNI from their bytes, and those of their sizes, too; elsewhere from the vectors `rows`
+ * that lanes were added to. */
 CK_FN void CK_ISA(sums_of_16)(const int8_t *q, const ck_ints *rows, int32_t *sum, int is_signed) {
 #if CK_LANES == 16
     ck_ints fours[4];
@@ -87,6 +87,20 @@ CK_FN void CK_ISA(sums_of_16)(const int8_t *q, const ck_ints *rows, int32_t *sum
     const ck_ints turned = __builtin_shufflevector(v, v, 0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     (void)rows;
     memcpy(sum, &turned, sizeof turned);
+#elif QM_VNNI
+    (void)rows;
+    for (int half = 0; half < 2; half++, q += 128, sum += 8) {
+        ck_ints fours[4];
+        for (int i = 0; i < 4; i++) {
+            const ck_ints v = (ck_ints)_mm256_loadu_si256((const __m256i *)(q + 32 * i)), ones = CK_ISA(all_ints)(BYTES(1));
+            const ck_ints size = (ck_ints)_mm256_abs_epi8((__m256i)v);
+            fours[i] = is_signed ? CK_ISA(step)((ck_ints){0}, ones, v) : CK_ISA(step)((ck_ints){0}, size, ones);
+        }
+        const __m256i ab = _mm256_hadd_epi32((__m256i)fours[0], (__m256i)fours[1]);
+        const ck_ints v = (ck_ints)_mm256_hadd_epi32(ab, _mm256_hadd_epi32((__m256i)fours[2], (__m256i)fours[3]));
+        const ck_ints turned = __builtin_shufflevector(v, v, 0, 4, 1, 5, 2, 6, 3, 7);
+        memcpy(sum, &turned, sizeof turned);
+    }
 #else
     (void)q, (void)is_signed;
     for (int i = 0; i < 16; i += CK_LANES) {
@@ -101,16 +115,16 @@ CK_FN void CK_ISA(round_k)(int type, const float *x, column *to) {
     const ckv factor = CK_ISA(block_scale)(&x, QM_INPUTS, &d);
     int32_t   sum[16], size[16] = {0}, wide = 0;
     ck_ints   sums[16];
-#pragma GCC unroll 16 /* AVX-512 makes no use of `sums`, and so they are not made */
+#pragma GCC unroll 16 /* VNNI makes no use of `sums`, and so they are not made */
     for (int i = 0; i < 16; i++) {
         sums[i] = (ck_ints){0};
         CK_ISA(round_16)(x + 16 * i, factor, (int8_t *)(to->number + 4 * i), &sums[i]);
     }
     CK_ISA(sums_of_16)((const int8_t *)to->number, sums, sum, 1);
-    if (CK_LANES == 16) {
+    if (QM_VNNI) {
         CK_ISA(sums_of_16)((const int8_t *)to->number, NULL, size, 0);
     }
-    for (int i = 0; CK_LANES == 16 && i < 16; i += 2) {
+    for (int i = 0; QM_VNNI && i < 16; i += 2) {
         const int32_t most = type == CK_Q4_K ? size[i] + size[i + 1] : size[i] > size[i + 1] ? size[i] : size[i + 1];
         wide |= QM_LARGEST(type) * most > INT16_MAX;
     }

@@ -3,7 +3,7 @@
 
 CK_FN ckv CK_ISA(alone_32)(int type, int n_32, const uint8_t *const *row, int64_t b, const int32_t *x, ckv y,
                            CK_ISA(ahead) *ahead) {
-    const int       fold = CK_LANES == 8 ? QM_FOLD(type) : 8, n_fold = QM_STEPS_OF(type) / fold;
+    const int       fold = QM_SUMS_16 ? QM_FOLD(type) : 8, n_fold = QM_STEPS_OF(type) / fold;
     CK_ISA(factors) w;
     CK_ISA(read_factors)(type, row, b, n_32, &w);
     for (int j = 0; j < n_32; j++) {
@@ -12,13 +12,13 @@ CK_FN ckv CK_ISA(alone_32)(int type, int n_32, const uint8_t *const *row, int64_
         CK_ISA(read_part)(type, row, b, j, NULL, q);
 #pragma GCC unroll 2
         for (int f = 0; f < n_fold; f++) {
-            ck_ints part = CK_LANES == 8 ? (ck_ints){0} : total;
+            ck_ints part = QM_SUMS_16 ? (ck_ints){0} : total;
 #pragma GCC unroll 8
             for (int s = 0; s < fold; s++) {
                 part = CK_ISA(step)(part, q[f * fold + s], CK_ISA(all_ints)(x[8 * j + f * fold % 8 + s]));
             }
             const ck_ints scale = CK_ISA(all_ints)((type == CK_Q8_0 && f == 1 ? 16 : 1) * 0x10001);
-            total = CK_LANES == 8 ? CK_ISA(add_pairs)(total, part, scale) : part;
+            total = QM_SUMS_16 ? CK_ISA(add_pairs)(total, part, scale) : part;
         }
         y = ck_fma(CK_ISA(all_of)(x + QM_D + j) * w.d[j], __builtin_convertvector(total, ckv), y);
     }
@@ -184,7 +184,7 @@ CK_FN ckv CK_ISA(alone_k)(int type, const uint8_t *const *row, int64_t b, const 
             for (int s = 0; s < fold; s++) {
                 part = CK_ISA(step)(part, q[f * fold + s], CK_ISA(all_ints)(x[(j * n_fold + f) * fold + s]));
             }
-            total = CK_ISA(fold)(0, total, part, part, w.scale[j * n_fold + f]);
+            total = CK_ISA(fold)(1, total, part, part, w.scale[j * n_fold + f]);
         }
     }
     CK_ISA(finish_k)(type, 1, 1, 1, &total, &w, x, &y);

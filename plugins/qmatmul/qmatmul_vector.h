@@ -2,13 +2,17 @@
  *
  * A vector is CK_LANES 32-bit lanes, one for each row of the weight; a *step* is 4 inputs, so a lane holds 4 bytes of its row.
  *
- * AVX2 multiplies bytes into 16-bit sums, which overflow after a few steps. AVX-512 VNNI, NEON and plain C sum in 32 bits at
- * once. The integers are exact in each of them. */
+ * AVX2 multiplies bytes into 16-bit sums, which overflow after a few steps. VNNI, NEON and plain C sum in 32 bits at once. The
+ * integers are exact in each of them. */
+#define QM_VNNI (CK_LANES >= 8 && CK_HAS_DOT8)
+#define QM_SUMS_16 (CK_LANES == 8 && !CK_HAS_DOT8)
 
-/* Leaves a sum where it is. Otherwise GCC copies sums from register to register, which halves the speed of AVX-512, and on AVX2
- * makes a tree of them, for which there are not enough registers. */
+/* Leaves a sum where it is. Otherwise GCC copies sums from register to register, which halves the speed of AVX-512, and on AVX2 and
+ * NEON makes a tree of them, for which there are not enough registers. */
 #if defined(CK_EMULATE_AVX512)
 #define QM_KEEP(v) (void)(v)
+#elif defined(__aarch64__)
+#define QM_KEEP(v) __asm__("" : "+w"(v))
 #elif CK_LANES == 16
 #define QM_KEEP(v) __asm__("" : "+v"(v))
 #else
@@ -135,14 +139,14 @@ CK_FN ckv CK_ISA(from_half)(ck_ints h) {
 }
 
 /* A *fold* is FOLD steps, after which a sum of products is multiplied by the scale of its inputs. What the sum may hold:
- *   AVX2     16 bits, summed in 16: 2 * 127 * (largest weight) * steps < 2^15; weights of 8 bits go as two halves of 4
- *   AVX-512  16 bits, summed in 32, unless it is `wide`
- *   others   32 bits */
-#if CK_LANES == 8
+ *   AVX2    16 bits, summed in 16: 2 * 127 * (largest weight) * steps < 2^15; weights of 8 bits go as two halves of 4
+ *   VNNI    16 bits, summed in 32, unless it is `wide`
+ *   others  32 bits */
+#if QM_SUMS_16
 #define QM_FOLD(type) ((type) == CK_Q6_K ? 2 : (type) == CK_Q5_K || (type) == CK_Q5_0 ? 4 : 8)
 #define QM_HALVES(type) ((type) == CK_Q8_0 ? 2 : 1)
 #else
-#define QM_FOLD(type) ((type) == CK_Q6_K || ((type) == CK_Q5_K && CK_LANES == 16) ? 4 : 8)
+#define QM_FOLD(type) ((type) == CK_Q6_K || ((type) == CK_Q5_K && QM_VNNI) ? 4 : 8)
 #define QM_HALVES(type) 1
 #endif
 /* The largest size of a weight of a K type. */
@@ -151,7 +155,7 @@ CK_FN ckv CK_ISA(from_half)(ck_ints h) {
  * the activations, taken away; those of Q6_K on AVX2, which end too soon, are mended with the minima of other types. */
 #define QM_OFFSET(type)                                                                                   \
     ((type) == CK_Q4_0 ? 8 : (type) == CK_Q5_0 ? 16 : (type) == CK_Q8_0 && CK_LANES >= 8 ? 128            \
-                                                    : (type) == CK_Q6_K && CK_LANES != 8 ? 32 : 0)
+                                                    : (type) == CK_Q6_K && !QM_SUMS_16 ? 32 : 0)
 
 /* sum + the products of one step: w holds weights 0 .. 255 (plain C and NEON: -128 .. 127), x activations -127 .. 127. */
 CK_FN ck_ints CK_ISA(step)(ck_ints sum, ck_ints w, ck_ints x) {
@@ -159,19 +163,42 @@ CK_FN ck_ints CK_ISA(step)(ck_ints sum, ck_ints w, ck_ints x) {
     __m512i added = _mm512_dpbusd_epi32((__m512i)sum, (__m512i)w, (__m512i)x);
     QM_KEEP(added);
     return (ck_ints)added;
+#elif QM_VNNI
+    __m256i added = _mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)w, (__m256i)x);
+    QM_KEEP(added);
+    return (ck_ints)added;
 #elif CK_LANES == 8
     __m256i added = _mm256_add_epi16((__m256i)sum, _mm256_maddubs_epi16((__m256i)w, (__m256i)x));
     QM_KEEP(added);
     return (ck_ints)added;
+#elif CK_HAS_DOT8
+    return (ck_ints)vdotq_s32((int32x4_t)sum, (int8x16_t)w, (int8x16_t)x);
 #elif defined(__aarch64__)
     const int8x16_t a = (int8x16_t)w, b = (int8x16_t)x;
     const int16x8_t low = vmull_s8(vget_low_s8(a), vget_low_s8(b)), high = vmull_s8(vget_high_s8(a), vget_high_s8(b));
-    return sum + (ck_ints)vpaddq_s32(vpaddlq_s16(low), vpaddlq_s16(high));
+    ck_ints added = sum + (ck_ints)vpaddq_s32(vpaddlq_s16(low), vpaddlq_s16(high));
+    QM_KEEP(added);
+    return added;
 #else
     for (int i = 0; i < 4; i++) {
         sum += ((w << (24 - 8 * i)) >> 24) * ((x << (24 - 8 * i)) >> 24);
     }
     return sum;
+#endif
+}
+
+/* The same with x[t] in every lane, t below QM_TILE = 4 and known to the compiler. */
+CK_FN ck_ints CK_ISA(step_of)(ck_ints sum, ck_ints w, const int32_t *x, int t) {
+#if CK_LANES == 4 && CK_HAS_DOT8
+    const int32x4_t four = vld1q_s32(x); /* sdot takes one of them by number */
+    switch (t) {
+    case 0: return (ck_ints)vdotq_laneq_s32((int32x4_t)sum, (int8x16_t)w, (int8x16_t)four, 0);
+    case 1: return (ck_ints)vdotq_laneq_s32((int32x4_t)sum, (int8x16_t)w, (int8x16_t)four, 1);
+    case 2: return (ck_ints)vdotq_laneq_s32((int32x4_t)sum, (int8x16_t)w, (int8x16_t)four, 2);
+    default: return (ck_ints)vdotq_laneq_s32((int32x4_t)sum, (int8x16_t)w, (int8x16_t)four, 3);
+    }
+#else
+    return CK_ISA(step)(sum, w, CK_ISA(all_ints)(x[t]));
 #endif
 }
 
@@ -181,6 +208,8 @@ CK_FN ck_ints CK_ISA(pair)(ck_ints a, ck_ints b) { return (a & 0xffff) | (b << 1
 CK_FN ck_ints CK_ISA(add_pairs)(ck_ints total, ck_ints first, ck_ints second) {
 #if CK_LANES == 16
     return (ck_ints)_mm512_dpwssd_epi32((__m512i)total, (__m512i)first, (__m512i)second);
+#elif QM_VNNI
+    return (ck_ints)_mm256_dpwssd_avx_epi32((__m256i)total, (__m256i)first, (__m256i)second);
 #elif CK_LANES == 8
     return total + (ck_ints)_mm256_madd_epi16((__m256i)first, (__m256i)second);
 #else
@@ -199,12 +228,12 @@ CK_FN ck_ints CK_ISA(fold)(int wide, ck_ints total, ck_ints first, ck_ints last,
                                  0x01000100, 0x05040504, 0x09080908, 0x0d0c0d0c, 0x01000100, 0x05040504, 0x09080908, 0x0d0c0d0c};
     const __m512i two = _mm512_mask_shuffle_epi8((__m512i)first, 0xcccccccccccccccc, (__m512i)last, (__m512i)low_to_high);
     return CK_ISA(add_pairs)(total, (ck_ints)two, scale);
-#elif CK_LANES == 8
-    (void)wide, (void)last;
-    return CK_ISA(add_pairs)(total, first, scale);
 #else
-    (void)wide, (void)last;
-    return total + first * scale;
+    (void)last;
+    if (QM_SUMS_16 || (QM_VNNI && !wide)) {
+        return CK_ISA(add_pairs)(total, first, scale);
+    }
+    return total + first * (QM_VNNI ? (scale << 16) >> 16 : scale);
 #endif
 }
 
@@ -212,10 +241,8 @@ CK_FN ck_ints CK_ISA(fold)(int wide, ck_ints total, ck_ints first, ck_ints last,
 CK_FN void CK_ISA(set_scale)(ck_ints *scale, int f, ck_ints s) {
 #if CK_LANES == 16
     scale[f / 2] = f % 2 == 0 ? s : CK_ISA(pair)(scale[f / 2], s);
-#elif CK_LANES == 8
-    scale[f] = CK_ISA(pair)(s, s);
 #else
-    scale[f] = s;
+    scale[f] = QM_SUMS_16 ? CK_ISA(pair)(s, s) : QM_VNNI ? s & 0xffff : s;
 #endif
 }
 

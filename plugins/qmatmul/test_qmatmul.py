@@ -23,7 +23,7 @@ EXACT = ["f32", "f16", "bf16"]
 Float32 = NDArray[np.float32]
 
 
-@pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512", "neon"])
+@pytest.mark.parametrize("isa", kit.instruction_sets(dot8=True))
 def test_qmatmul_keeps_its_contract_on_every_instruction_set(isa: str) -> None:
     """A set that this processor lacks is not taken: the best one is checked again then."""
     kit.check(

@@ -6,11 +6,13 @@ A C program, arm64/run_problem.c, takes the kit's problems from its stdin; what 
 from __future__ import annotations
 
 import math
+import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from conifer_gguf.kit.maker import Maker
 from conifer_gguf.kit.problem import Problem, solve
@@ -23,7 +25,15 @@ from conifer_gguf.ops import Contract, contracts, read_contract
 from .conftest import HERE
 
 PROGRAM = "arm64/run_problem.c"
+COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
+WITHOUT_SDOT = ("-cpu", "cortex-a72")  # to the emulator
 OPS_OF_TESTS = {"portable_qmatmul": "qmatmul", "portable_attention": "attention"}
+
+
+def require_arm64() -> None:
+    for tool in (COMPILER, EMULATOR):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed")
 
 
 def old_binaries(machine: str) -> list[Path]:
