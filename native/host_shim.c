@@ -93,8 +93,12 @@ CK_EXPORT const char *conifer_instruction_set(void) {
     switch (ck_instruction_set()) {
     case CK_SET_AVX512:
         return "avx512";
+    case CK_SET_AVXVNNI:
+        return "avxvnni";
     case CK_SET_AVX2:
         return "avx2";
+    case CK_SET_DOTPROD:
+        return "dotprod";
     default:
 #if defined(__aarch64__)
         return "neon";

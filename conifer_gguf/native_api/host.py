@@ -63,7 +63,7 @@ def address(pointer: Any) -> int:
 
 
 def instruction_set() -> str:
-    """avx512, avx2, neon or scalar: what kernels take on this processor, unless CONIFER_ISA asks for less."""
+    """avx512, avxvnni, avx2, scalar, dotprod or neon: what kernels take on this processor, unless CONIFER_ISA asks for less."""
     name: str = ffi.string(library().conifer_instruction_set()).decode()
     return name
 

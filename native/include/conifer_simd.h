@@ -12,13 +12,14 @@
  * be done with one. The base set is what the compiler targets anyway: SSE2 on x86-64, NEON on arm64.
  *
  * Before the include, `#define CK_DOT8 1` asks for instructions that add products of bytes, four to a lane, in 32 bits: VNNI, sdot. The avx512
- * set then needs them, and there are two sets more, avxvnni above avx2 and dotprod above neon. CK_HAS_DOT8 is 1 where they are.
+ * set then needs them, and there are loops for two sets more, avxvnni above avx2 and dotprod above neon, which take the loops of
+ * those otherwise. CK_HAS_DOT8 is 1 where the instructions are.
  *
  * -DCK_EMULATE_AVX512 compiles the AVX-512 loops alone, for whatever processor the compiler targets: a test that puts an
  * <immintrin.h> of portable C before the compiler's runs them anywhere.
  *
- * CONIFER_ISA = avx512 | avxvnni | avx2 | scalar | dotprod | neon forces a set; in place of one that the processor or the compiler
- * lacks, the next lower one is taken. */
+ * CONIFER_ISA = avx512 | avxvnni | avx2 | scalar | dotprod | neon forces a set; in place of one that the processor lacks, the next
+ * lower one is taken. */
 #ifndef CONIFER_SIMD_H
 #define CONIFER_SIMD_H
 #ifndef CK_LOOPS
@@ -228,7 +229,7 @@ static inline int ck_has_avxvnni(void) {
 }
 #endif
 
-/* [any] Do this processor, its system and the compiler have a set? */
+/* [any] Do this processor and its system have a set? */
 static inline int ck_has_set(int set) {
 #if defined(__x86_64__)
     __builtin_cpu_init();
@@ -237,17 +238,15 @@ static inline int ck_has_set(int set) {
                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
     switch (set) {
     case CK_SET_AVX512: return avx512 && (!CK_DOT8 || __builtin_cpu_supports("avx512vnni"));
-#if defined(CK_AVXVNNI)
     case CK_SET_AVXVNNI: return avx2 && ck_has_avxvnni();
-#endif
     case CK_SET_AVX2: return avx2;
     default: break;
     }
-#elif defined(CK_DOTPROD) && defined(__linux__)
+#elif defined(__aarch64__) && defined(__linux__)
     if (set == CK_SET_DOTPROD) {
         return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
     }
-#elif defined(CK_DOTPROD) && defined(__APPLE__)
+#elif defined(__aarch64__) && defined(__APPLE__)
     if (set == CK_SET_DOTPROD) {
         return 1; /* all of theirs have it */
     }
@@ -304,9 +303,9 @@ static inline __attribute__((unused)) void ck_end_flush_to_zero(uint64_t before)
 }
 
 #if defined(CK_AVXVNNI)
-#define CK_AVXVNNI_CASE(name, ...) case CK_SET_AVXVNNI: name##_avxvnni(__VA_ARGS__); break;
+#define CK_AVXVNNI_LOOPS(name, ...) name##_avxvnni(__VA_ARGS__); break;
 #else
-#define CK_AVXVNNI_CASE(name, ...)
+#define CK_AVXVNNI_LOOPS(name, ...)
 #endif
 
 #if defined(CK_EMULATE_AVX512)
@@ -315,7 +314,7 @@ static inline __attribute__((unused)) void ck_end_flush_to_zero(uint64_t before)
 #define CK_CHOOSE(name, ...)                                                                                           \
     switch (ck_instruction_set()) {                                                                                    \
     case CK_SET_AVX512: name##_avx512(__VA_ARGS__); break;                                                             \
-    CK_AVXVNNI_CASE(name, __VA_ARGS__)                                                                                 \
+    case CK_SET_AVXVNNI: CK_AVXVNNI_LOOPS(name, __VA_ARGS__) /* those of avx2 otherwise */                             \
     case CK_SET_AVX2: name##_avx2(__VA_ARGS__); break;                                                                 \
     default: name##_base(__VA_ARGS__); break;                                                                          \
     }
