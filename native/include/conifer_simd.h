@@ -87,18 +87,23 @@ static inline __attribute__((unused)) void ck_fetch(const float *p, int64_t n) {
 #define CK_DOTPROD
 #endif
 
+/* What stands between the two is compiled for more than the compiler targets anyway. */
+#define CK_PRAGMA(text) _Pragma(#text)
+#if defined(__clang__)
+#define CK_TARGET(options) CK_PRAGMA(clang attribute push(__attribute__((target(options))), apply_to = function))
+#define CK_END_TARGET CK_PRAGMA(clang attribute pop)
+#else
+#define CK_TARGET(options) CK_PRAGMA(GCC push_options) CK_PRAGMA(GCC target(options))
+#define CK_END_TARGET CK_PRAGMA(GCC pop_options)
+#endif
+
 #if defined(CK_EMULATE_AVX512)
 #include <immintrin.h>
 #define CK_SET avx512
 #define CK_LANES 16
 #define CK_REGISTERS 32
 #define CK_HAS_DOT8 CK_DOT8
-#include "conifer_vector.h"
-#include CK_LOOPS
-#undef CK_SET
-#undef CK_LANES
-#undef CK_REGISTERS
-#undef CK_HAS_DOT8
+#include "conifer_set.h"
 #else
 
 #if defined(__x86_64__)
@@ -107,110 +112,59 @@ static inline __attribute__((unused)) void ck_fetch(const float *p, int64_t n) {
 #define CK_LANES 16
 #define CK_REGISTERS 32
 #define CK_HAS_DOT8 CK_DOT8
-#if defined(__clang__) && CK_DOT8
-#pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,avx512vnni,avx2,fma,f16c"))), apply_to = function)
-#elif defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,f16c"))), apply_to = function)
-#elif CK_DOT8
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512vl,avx512dq,avx512bw,avx512vnni,avx2,fma,f16c,prefer-vector-width=512")
+#if CK_DOT8
+CK_TARGET("avx512f,avx512vl,avx512dq,avx512bw,avx512vnni,avx2,fma,f16c")
 #else
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,f16c,prefer-vector-width=512")
+CK_TARGET("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,f16c")
 #endif
-#include "conifer_vector.h"
-#include CK_LOOPS
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
+#if !defined(__clang__)
+#pragma GCC target("prefer-vector-width=512")
 #endif
-#undef CK_SET
-#undef CK_LANES
-#undef CK_REGISTERS
-#undef CK_HAS_DOT8
+#include "conifer_set.h"
+CK_END_TARGET
+
+#define CK_SET avx2
+#define CK_LANES 8
+#define CK_REGISTERS 16
+#define CK_HAS_DOT8 0
+CK_TARGET("avx2,fma,f16c")
+#include "conifer_set.h"
+CK_END_TARGET
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
 
 #if defined(CK_AVXVNNI)
 #define CK_SET avxvnni
 #define CK_LANES 8
 #define CK_REGISTERS 16
 #define CK_HAS_DOT8 1
+CK_TARGET("avx2,fma,f16c,avxvnni")
+#include "conifer_set.h"
+CK_END_TARGET
+#elif defined(CK_DOTPROD)
+#define CK_SET dotprod
+#define CK_LANES 4
+#define CK_REGISTERS 32
+#define CK_HAS_DOT8 1
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,avxvnni"))), apply_to = function)
+CK_TARGET("dotprod")
 #else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma,f16c,avxvnni")
+CK_TARGET("arch=armv8.2-a+dotprod")
 #endif
-#include "conifer_vector.h"
-#include CK_LOOPS
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
-#undef CK_SET
-#undef CK_LANES
-#undef CK_REGISTERS
-#undef CK_HAS_DOT8
+#include "conifer_set.h"
+CK_END_TARGET
 #endif
 
-#define CK_SET avx2
-#define CK_LANES 8
-#define CK_REGISTERS 16
-#define CK_HAS_DOT8 0
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma,f16c")
-#endif
-#include "conifer_vector.h"
-#include CK_LOOPS
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
-#undef CK_SET
-#undef CK_LANES
-#undef CK_REGISTERS
-#undef CK_HAS_DOT8
-#endif
-
+#define CK_SET base
+#define CK_LANES 4
 #if defined(__aarch64__)
-#include <arm_neon.h>
 #define CK_REGISTERS 32
 #else
 #define CK_REGISTERS 16
 #endif
-#define CK_LANES 4
-#if defined(CK_DOTPROD)
-#define CK_SET dotprod
-#define CK_HAS_DOT8 1
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("dotprod"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("arch=armv8.2-a+dotprod")
-#endif
-#include "conifer_vector.h"
-#include CK_LOOPS
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
-#undef CK_SET
-#undef CK_HAS_DOT8
-#endif
-#define CK_SET base
 #define CK_HAS_DOT8 0
-#include "conifer_vector.h"
-#include CK_LOOPS
-#undef CK_SET
-#undef CK_LANES
-#undef CK_REGISTERS
-#undef CK_HAS_DOT8
+#include "conifer_set.h"
 
 #endif /* CK_EMULATE_AVX512 */
 
