@@ -11,9 +11,9 @@
  * scan_avx2 or scan_base. CK_LANES is the number of floats of a vector there (16, 8, 4); conifer_vector.h lists what can
  * be done with one. The base set is what the compiler targets anyway: SSE2 on x86-64, NEON on arm64.
  *
- * Before the include, `#define CK_DOT8 1` asks for instructions that add products of bytes, four to a lane, in 32 bits: VNNI, sdot. The avx512
- * set then needs them, and there are loops for two sets more, avxvnni above avx2 and dotprod above neon, which take the loops of
- * those otherwise. CK_HAS_DOT8 is 1 where the instructions are.
+ * Before the include, `#define CK_DOT8 1` asks for instructions that add products of bytes, four to a lane, in 32 bits: VNNI and
+ * sdot. The avx512 set is then taken only with them, and loops are compiled for two sets more: avxvnni, which otherwise runs the
+ * loops of avx2, and dotprod, which otherwise runs those of neon. CK_HAS_DOT8 is 1 in loops that may use them.
  *
  * -DCK_EMULATE_AVX512 compiles the AVX-512 loops alone, for whatever processor the compiler targets: a test that puts an
  * <immintrin.h> of portable C before the compiler's runs them anywhere.

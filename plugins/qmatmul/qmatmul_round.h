@@ -76,30 +76,18 @@ CK_FN void CK_ISA(round_16)(const float *x, ckv factor, int8_t *to, ck_ints *sum
 /* The sums of each 16 of 256 numbers: with VNNI from their bytes, and those of their sizes, too; elsewhere from the vectors `rows`
  * that lanes were added to. */
 CK_FN void CK_ISA(sums_of_16)(const int8_t *q, const ck_ints *rows, int32_t *sum, int is_signed) {
-#if CK_LANES == 16
-    ck_ints fours[4];
-    for (int i = 0; i < 4; i++) {
-        const ck_ints v = CK_ISA(bytes_64)(q + 64 * i), ones = CK_ISA(all_ints)(BYTES(1));
-        const ck_ints size = (ck_ints)_mm512_abs_epi8((__m512i)v);
-        fours[i] = is_signed ? CK_ISA(step)((ck_ints){0}, ones, v) : CK_ISA(step)((ck_ints){0}, size, ones);
-    }
-    const ck_ints v = CK_ISA(sums_of_quarters)(fours);
-    const ck_ints turned = __builtin_shufflevector(v, v, 0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+#if QM_VNNI
+    const ck_ints ones = CK_ISA(all_ints)(BYTES(1));
     (void)rows;
-    memcpy(sum, &turned, sizeof turned);
-#elif QM_VNNI
-    (void)rows;
-    for (int half = 0; half < 2; half++, q += 128, sum += 8) {
+    for (int n = 0; n < 16; n += CK_LANES) {
         ck_ints fours[4];
         for (int i = 0; i < 4; i++) {
-            const ck_ints v = (ck_ints)_mm256_loadu_si256((const __m256i *)(q + 32 * i)), ones = CK_ISA(all_ints)(BYTES(1));
-            const ck_ints size = (ck_ints)_mm256_abs_epi8((__m256i)v);
-            fours[i] = is_signed ? CK_ISA(step)((ck_ints){0}, ones, v) : CK_ISA(step)((ck_ints){0}, size, ones);
+            ck_ints v;
+            memcpy(&v, q + 16 * n + 4 * CK_LANES * i, sizeof v);
+            fours[i] = is_signed ? CK_ISA(step)((ck_ints){0}, ones, v) : CK_ISA(step)((ck_ints){0}, CK_ISA(sizes_of_bytes)(v), ones);
         }
-        const __m256i ab = _mm256_hadd_epi32((__m256i)fours[0], (__m256i)fours[1]);
-        const ck_ints v = (ck_ints)_mm256_hadd_epi32(ab, _mm256_hadd_epi32((__m256i)fours[2], (__m256i)fours[3]));
-        const ck_ints turned = __builtin_shufflevector(v, v, 0, 4, 1, 5, 2, 6, 3, 7);
-        memcpy(sum, &turned, sizeof turned);
+        const ck_ints v = CK_ISA(vector_by_vector)(CK_ISA(sums_of_fours)(fours));
+        memcpy(sum + n, &v, sizeof v);
     }
 #else
     (void)q, (void)is_signed;

@@ -95,8 +95,8 @@ CK_FN ckv CK_ISA(rows_k)(int type, const uint8_t *const *row, int64_t b, const i
                 of_high[r] = CK_ISA(step)(start_high, q_high, x_high);
             }
             line += 2 * size;
-            low[i] = CK_ISA(sums_of_quarters)(of_low);
-            high[i] = CK_ISA(sums_of_quarters)(of_high);
+            low[i] = CK_ISA(sums_of_fours)(of_low);
+            high[i] = CK_ISA(sums_of_fours)(of_high);
         }
         CK_ISA(turn_quarters)(n_part == 2, low, part);
         CK_ISA(turn_quarters)(n_part == 2, high, part + 4);
@@ -153,7 +153,7 @@ CK_FN ckv CK_ISA(rows_32)(int type, const uint8_t *const *row, int64_t b, const 
                 }
                 of[r] = CK_ISA(step)(CK_ISA(step)(start, low, x_low), high, x_high);
             }
-            four[i] = CK_ISA(sums_of_quarters)(of);
+            four[i] = CK_ISA(sums_of_fours)(of);
         }
         CK_ISA(turn_quarters)(n_block == 2, four, part);
 #pragma GCC unroll 4

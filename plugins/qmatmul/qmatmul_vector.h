@@ -67,14 +67,14 @@ CK_FN void CK_ISA(turn_16)(const uint8_t *const *row, int64_t at, ck_ints *to) {
     to[3] = QM_PAIRS(AB, CD, QM_HIGH_PAIR);
 }
 
-#if CK_LANES == 16
-/* The sums of each four lanes of four vectors: [a, b, c, d] in every quarter. */
-CK_FN ck_ints CK_ISA(sums_of_quarters)(const ck_ints *v) {
+/* The sums of each four lanes of four vectors: [a, b, c, d] of the first four lanes, then of the next. */
+CK_FN ck_ints CK_ISA(sums_of_fours)(const ck_ints *v) {
     const ck_ints ab = __builtin_shufflevector(v[0], v[1], QM_LOW) + __builtin_shufflevector(v[0], v[1], QM_HIGH);
     const ck_ints cd = __builtin_shufflevector(v[2], v[3], QM_LOW) + __builtin_shufflevector(v[2], v[3], QM_HIGH);
     return QM_PAIRS(ab, cd, QM_LOW_PAIR) + QM_PAIRS(ab, cd, QM_HIGH_PAIR);
 }
 
+#if CK_LANES == 16
 /* Quarters of four vectors: to[q] is quarter q of each; or, `in_twos`, to[0] the first two added and to[1] the others. */
 CK_FN void CK_ISA(turn_quarters)(int in_twos, const ck_ints *v, ck_ints *to) {
     const __m512i even = _mm512_shuffle_i32x4((__m512i)v[0], (__m512i)v[1], 0x88);
@@ -269,6 +269,26 @@ CK_FN int32_t CK_ISA(largest)(ck_ints v) {
     return most;
 #endif
 }
+
+#if QM_VNNI
+/* Of 4 CK_LANES numbers of 8 bits. */
+CK_FN ck_ints CK_ISA(sizes_of_bytes)(ck_ints v) {
+#if CK_LANES == 16
+    return (ck_ints)_mm512_abs_epi8((__m512i)v);
+#else
+    return (ck_ints)_mm256_abs_epi8((__m256i)v);
+#endif
+}
+
+/* What `sums_of_fours` found, in the order of the vectors. */
+CK_FN ck_ints CK_ISA(vector_by_vector)(ck_ints v) {
+#if CK_LANES == 16
+    return __builtin_shufflevector(v, v, 0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+#else
+    return __builtin_shufflevector(v, v, 0, 4, 1, 5, 2, 6, 3, 7);
+#endif
+}
+#endif
 
 /* The nearest whole numbers, for |x| below 2^22: adding 1.5 * 2^23 leaves them in the mantissa. */
 CK_FN ck_ints CK_ISA(nearest_ints)(ckv x) { return (ck_ints)(x + 12582912.0f) - 0x4b400000; }
